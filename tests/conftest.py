@@ -1,0 +1,17 @@
+"""Strict settings for every test: no silent dtype or rank promotion, shared compilation cache."""
+
+import os
+from pathlib import Path
+
+import jax
+
+CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE_DIR))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Subprocesses that the tests start find the same cache.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE_DIR)
+os.environ["JAX_PLATFORMS"] = "cpu"
