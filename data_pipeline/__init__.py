@@ -1,0 +1,1 @@
+"""Scene sources, the dataset builder and the loader: the host's half of training, in numpy."""
