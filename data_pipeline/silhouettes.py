@@ -19,9 +19,7 @@ OVERSAMPLING = 8
 Mask = Image.Image
 
 
-def draw_silhouette(
-    rng: np.random.Generator, kind: str, size_px: int
-) -> UInt8[np.ndarray, "h w"]:
+def draw_silhouette(rng: np.random.Generator, kind: str, size_px: int) -> UInt8[np.ndarray, "h w"]:
     """Draw one silhouette.
 
     Args:
