@@ -1,9 +1,9 @@
 """Layered scenes: photographs cut into silhouettes and set up one behind the other.
 
-A scene is l RGBA layers, nearest first; the last is opaque and fills the frame. Because each layer's
-texture is known everywhere, what a defocused edge uncovers is known too, which no photograph with a
-depth map can offer: the lens blur of such a scene is exact (layered compositing of Porter and Duff,
-Compositing Digital Images, SIGGRAPH 1984, one layer's circle of confusion at a time).
+A scene is l RGBA layers, nearest first; the last is opaque and fills the frame. Each layer's
+texture is known everywhere, so what a defocused edge uncovers is known too, which no photograph
+with a depth map can offer: the lens blur of such a scene is exact (layered compositing of Porter
+and Duff, Compositing Digital Images, SIGGRAPH 1984, one layer's circle of confusion at a time).
 
 Disparity of layer i is the plane a_i·x + b_i·y + c_i. Each layer owns an interval of [0, 1], the
 intervals are `min_gap` apart, and a plane stays in its interval over the whole frame [0, S]²; a

@@ -247,7 +247,7 @@ def _read_map_image(path: Path) -> np.ndarray:
         ) from error
     if mode not in ("L", "I;16", "I;16B", "I;16L", "F"):
         raise InvalidInput(
-            f"disparity map {path} has image mode {mode}; allowed: one channel, 8-bit, 16-bit, float"
+            f"disparity map {path} has mode {mode}; allowed: one channel, uint8, uint16 or float"
         )
     return values.astype(np.uint16) if mode.startswith("I;16") else values
 

@@ -58,6 +58,8 @@ MAX_SIDE_PX = 640
 # edge across a plain crop should not pass.
 MIN_DETAIL = 0.035
 NUM_TRIES = 6
+# Crops this many times as wide as the stored frame are taken from the halved photograph.
+HALVE_FROM = 2.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,6 +177,13 @@ def _resample(
     size_px: int,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Sample the rotated square at the photograph's own density, then average to `size_px`."""
+    around, (left, top) = _surroundings(photograph, center, side_px, angle)
+    center = (center[0] - left, center[1] - top)
+    if side_px >= HALVE_FROM * size_px:
+        # Averaging pairs first samples four times fewer pixels, and a stored pixel is a mean of
+        # several of those pairs anyway.
+        around = around.reduce(2)
+        center, side_px = (center[0] / 2, center[1] / 2), side_px / 2
     oversampling = max(1, math.ceil(side_px / size_px))
     samples = size_px * oversampling
     step = side_px / samples
@@ -183,13 +192,25 @@ def _resample(
     # Pillow maps the output's pixel centres, (u + 1/2, v + 1/2), through this matrix.
     offset_x = center[0] - (a + b) * samples / 2
     offset_y = center[1] - (d + e) * samples / 2
-    warped = Image.fromarray(photograph).transform(
-        (samples, samples),
-        Image.Transform.AFFINE,
-        (a, b, offset_x, d, e, offset_y),
-        Image.Resampling.BICUBIC,
+    matrix = (a, b, offset_x, d, e, offset_y)
+    warped = around.transform(
+        (samples, samples), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
     )
     return np.asarray(warped.reduce(oversampling) if oversampling > 1 else warped)
+
+
+def _surroundings(
+    photograph: UInt8[np.ndarray, "_ _ 3"],
+    center: tuple[float, float],
+    side_px: float,
+    angle: float,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Cut out the upright square around a turned crop; return it and its corner (x, y)."""
+    # Bicubic weights reach two pixels beyond the crop, in the halved image four.
+    reach_px = side_px * (abs(math.cos(angle)) + abs(math.sin(angle))) / 2 + 4
+    x, y = max(0, math.floor(center[0] - reach_px)), max(0, math.floor(center[1] - reach_px))
+    right, bottom = math.ceil(center[0] + reach_px), math.ceil(center[1] + reach_px)
+    return Image.fromarray(photograph[y:bottom, x:right]), (x, y)
 
 
 def _is_grey(photograph: UInt8[np.ndarray, "_ _ 3"]) -> bool:
