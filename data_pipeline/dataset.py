@@ -24,8 +24,6 @@ from data_pipeline.source import DisparityUnit, Kind
 DATASET_NAME = "refocus_scenes"
 FORMAT_VERSION = 1
 METADATA_FILE = "metadata.json"
-# The library's decorator hides the class's signature from type checkers.
-_SKIP_DECODING: Any = tfds.decode.SkipDecoding
 REBUILD = "allowed: a whole dataset (build it again)"
 
 
@@ -118,15 +116,16 @@ def _num_records(shard: Path) -> int:
         return 0
     try:
         reader = ArrayRecordReader(str(shard))
+        count = reader.num_records() if reader.ok() else 0
+        # Closing raises what opening has found but not said.
+        reader.close()
     except RuntimeError:
         return 0
-    try:
-        return reader.num_records() if reader.ok() else 0
-    finally:
-        reader.close()
+    return count
 
 
-def _builder(path: Path) -> tfds.core.DatasetBuilder:
+def _builder(path: Path) -> Any:
+    """Return the library's builder over a folder; Any, as its decorators hide the signatures."""
     try:
         return tfds.builder_from_directory(str(path))
     except Exception as error:
@@ -199,7 +198,7 @@ def open_split(path: Path, split: str, max_layers: int | None = None) -> SplitRe
         )
     frames = "image" if info.kind == "photographs" else "layers"
     # The library's own decoding would prefer OpenCV where that is installed, and warn where not.
-    skip: Any = {frames: _SKIP_DECODING()}
+    skip = {frames: tfds.decode.SkipDecoding()}
     examples = _builder(path).as_data_source(split, decoders=skip)
     return SplitReader(info, split, wanted, examples)
 

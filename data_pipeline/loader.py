@@ -21,8 +21,16 @@ from absl import flags
 from jaxtyping import Float32, Int32, UInt8
 
 from bokeh_jax.errors import InvalidInput
-from data_pipeline.dataset import SplitReader, open_split
+from data_pipeline.dataset import (
+    DatasetInfo,
+    SplitReader,
+    dataset_info,
+    load_split,
+    open_split,
+)
 from data_pipeline.source import check_int
+
+__all__ = ["Batch", "DatasetInfo", "LoaderConfig", "dataset_info", "load_split", "make_loader"]
 
 # Far beyond any run, and the row numbers still fit into 64 bits.
 MAX_STEPS = 2**40
@@ -101,7 +109,7 @@ def make_loader(
     Returns:
         Dictionaries of `layers` uint8 [b, l, h, w, 4] and `layer_disparity` float32 [b, l, 3], or
         `image` uint8 [b, h, w, 3] and `disparity` float32 [b, h, w], and `scene_id` int32 [b], with
-        b = global batch size / `process_count`. Close it (`.close()`) when `num_workers` is not 0.
+        b = global batch size / `process_count`. `.close()` ends its threads and processes.
 
     Raises:
         InvalidInput: a number out of range, a batch that the hosts cannot share evenly, or as

@@ -121,7 +121,7 @@ class PhotoFolderSource:
         """
         photo_path, map_path = self._pairs_of(split)[index]
         image = _read_photo(photo_path)
-        disparity = _read_disparity(map_path, self.disparity_unit, self.normalize)
+        disparity = read_disparity(map_path, self.disparity_unit, self.normalize)
         _check_proportions(photo_path, image, map_path, disparity)
         square = ImageOps.fit(image, (self.size_px, self.size_px), Image.Resampling.LANCZOS)
         return {
@@ -184,9 +184,24 @@ def _read_photo(path: Path) -> Image.Image:
         ) from error
 
 
-def _read_disparity(path: Path, unit: DisparityUnit, normalize: bool) -> Float32[np.ndarray, "_ _"]:
-    """Read a map in its own resolution and check its values."""
-    raw = _read_array(path) if path.suffix in (".npy", ".npz") else _read_map_image(path)
+def read_disparity(
+    path: Path, unit: DisparityUnit = "relative", normalize: bool = False
+) -> Float32[np.ndarray, "_ _"]:
+    """Read a disparity map in its own resolution; see the module's header for the formats.
+
+    Args:
+        path: the map's file.
+        unit: what a float map holds, and what is returned.
+        normalize: rescale a float map to [0, 1].
+
+    Returns:
+        float32 [h, w], nearer is larger.
+
+    Raises:
+        InvalidInput: the file is missing or unreadable, is no map, or has values that are not
+            finite or out of range.
+    """
+    raw = _read_array(path) if path.suffix.lower() in (".npy", ".npz") else _read_map_image(path)
     if raw.ndim != 2 or raw.size == 0:
         raise InvalidInput(f"disparity map {path} has shape {raw.shape}; allowed: (height, width)")
     if raw.dtype in (np.uint8, np.uint16):

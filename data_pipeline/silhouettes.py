@@ -37,9 +37,10 @@ def draw_silhouette(rng: np.random.Generator, kind: str, size_px: int) -> UInt8[
 def disc(size_px: int, radius_fraction: float) -> UInt8[np.ndarray, "h w"]:
     """Return a centred disc's alpha; `radius_fraction` is its radius over the frame's side."""
     side = size_px * OVERSAMPLING
-    center, radius = side / 2, radius_fraction * side
+    low, high = side * (0.5 - radius_fraction), side * (0.5 + radius_fraction)
     mask, draw = _canvas(side)
-    draw.ellipse((center - radius, center - radius, center + radius, center + radius), fill=255)
+    # Pillow's boxes include their last pixel.
+    draw.ellipse((low, low, high - 1, high - 1), fill=255)
     return np.asarray(mask.reduce(OVERSAMPLING))
 
 

@@ -13,7 +13,7 @@ A scene is a dictionary of arrays and one string:
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bokeh_jax.errors import InvalidInput
 
@@ -27,6 +27,7 @@ SPLITS = ("train", "eval_seen", "eval_heldout")
 Scene = Mapping[str, Any]
 
 
+@runtime_checkable
 class SceneSource(Protocol):
     """A description of scenes that the builder can write."""
 
