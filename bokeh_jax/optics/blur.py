@@ -1,0 +1,88 @@
+"""Convolution of many planes with one kernel of the layer, by way of the frequency domain.
+
+The photograph continues beyond its frame, so every plane is padded by the kernel's half size with
+copies of its edge before the transform. A circular convolution of the padded plane is then exact
+inside the frame: only the padding can be reached by what wraps around.
+
+    blurred = crop(F^-1(F(pad(plane)) F(kernel)))
+
+Sums over kernels are taken before the inverse transform, which is linear: a sum of any number of
+blurred planes costs one inverse transform. Kernels are transformed where they are used, since the
+spatial kernels of a hundred layers fit in a few megabytes and their transforms do not.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float
+
+
+def pad_replicate(planes: Float[Array, "*n h w"], margin_px: int) -> Float[Array, "*n hp wp"]:
+    """Continue planes by `margin_px` on every side with their edge values."""
+    margins = [(0, 0)] * (planes.ndim - 2) + [(margin_px, margin_px)] * 2
+    return jnp.pad(planes, margins, mode="edge")
+
+
+def fast_fft_size(size_px: int) -> int:
+    """The least even number of factors 2, 3 and 5 that is not less than `size_px`."""
+    candidate = max(2, size_px + size_px % 2)
+    while not _is_smooth(candidate):
+        candidate += 2
+    return candidate
+
+
+def _is_smooth(number: int) -> bool:
+    for factor in (2, 3, 5):
+        while number % factor == 0:
+            number //= factor
+    return number == 1
+
+
+def spectrum(
+    planes: Float[Array, "*n hp wp"], fft_shape: tuple[int, int]
+) -> Complex[Array, "*n u v"]:
+    """Transform of padded planes or of a kernel whose first pixel is the origin."""
+    return jnp.fft.rfft2(planes, s=fft_shape)
+
+
+def from_spectrum(
+    product: Complex[Array, "*n u v"],
+    fft_shape: tuple[int, int],
+    half_size_px: int,
+    frame: tuple[int, int],
+) -> Float[Array, "*n h w"]:
+    """The frame of a convolution: padding and the kernel's own offset are cut away.
+
+    Args:
+        product: sum of products of `spectrum(pad_replicate(planes, half_size_px))` and
+            `spectrum(kernel)`, the kernels all of half size `half_size_px`.
+        fft_shape: real shape of the transforms.
+        half_size_px: see above.
+        frame: (h, w) of the planes before padding.
+    """
+    full = jnp.fft.irfft2(product, s=fft_shape)
+    # The kernel's centre sits at half_size_px instead of 0: that shifts the result once more.
+    first = 2 * half_size_px
+    return full[..., first : first + frame[0], first : first + frame[1]]
+
+
+def padded_fft_shape(frame: tuple[int, int], half_size_px: int) -> tuple[int, int]:
+    """A fast transform size for a frame with `half_size_px` of padding around it."""
+    return (
+        fast_fft_size(frame[0] + 2 * half_size_px),
+        fast_fft_size(frame[1] + 2 * half_size_px),
+    )
+
+
+def blur(planes: Float[Array, "*n h w"], kernel: Float[Array, "k k"]) -> Float[Array, "*n h w"]:
+    """Convolve planes with one odd-sized point-spread function, edges replicated.
+
+    Args:
+        planes: any number of planes.
+        kernel: point-spread function with its centre in the middle.
+    """
+    half_size_px = kernel.shape[0] // 2
+    frame = (planes.shape[-2], planes.shape[-1])
+    fft_shape = padded_fft_shape(frame, half_size_px)
+    transformed = spectrum(pad_replicate(planes, half_size_px), fft_shape)
+    transfer = spectrum(kernel, fft_shape)
+    product = transformed * jnp.expand_dims(transfer, range(planes.ndim - 2))
+    return from_spectrum(product, fft_shape, half_size_px, frame)

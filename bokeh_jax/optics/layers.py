@@ -1,0 +1,202 @@
+"""Lens blur of a layered scene whose hidden content is known.
+
+A scene is a stack of pictures with opacity, each on a plane of linear disparity
+d(x, y) = a x + b y + c (a plane in space is linear in disparity). A layer is blurred with its own
+signed radius s = K (d - d_f), which varies over a slanted layer; then the layers are composited far
+to near with "over" (Porter & Duff, SIGGRAPH 1984). With w_j the hat functions around fixed radii
+c_j, one pixel apart, and B_j the convolution with the aperture's kernel of radius c_j::
+
+    (alpha c, alpha)_blurred = sum_j B_j(w_j (alpha c, alpha)) / sum_j B_j(w_j)
+
+The denominator is what a layer that is opaque everywhere would collect, so slanted layers stay
+opaque. The sums over j are taken in the frequency domain: one inverse transform serves them all. An
+aperture with point symmetry blurs alike on both sides of the focus plane, so hats around |s| do.
+
+"over" treats the visibilities of two layers as independent through the lens. It is exact where all
+but one layer are in focus; behind two blurred layers it is an approximation of about 40 dB.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric, kernel_stack
+from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum
+from bokeh_jax.optics.defocus import compute_dtype, layer_radii_px
+from bokeh_jax.optics.lens import Lens
+
+# Least share of a kernel that is divided by; a layer's radius would have to vary by a pixel
+# within a pixel to come near it.
+_LEAST_COVERAGE = 1e-2
+
+
+def render_layers(
+    layers_rgba: Float[Array, "*b l hm wm 4"],
+    layer_disparity: Float[Array, "*b l 3"],
+    lens: Lens,
+    *,
+    aperture: Aperture = Disc(),
+    max_radius_px: float,
+    margin_px: int = 0,
+) -> Float[Array, "*b h w 3"]:
+    """Photograph a layered scene through a lens; h = hm - 2 margin_px, w likewise.
+
+    Differentiable in the layers, their planes and the lens. Computed in float32 (in float64 for
+    float64 layers). Layers go on beyond what is stored with their edge pixels. Light that no layer
+    stops is black. Where every radius is zero, the result is `composite_layers` bit for bit.
+
+    Args:
+        layers_rgba: linear light and straight opacity, nearest first; absent layers have opacity 0.
+        layer_disparity: planes (a, b, c), disparity = a x + b y + c with x and y in pixels of the
+            visible image, whose pixel (0, 0) is the stored pixel (margin_px, margin_px).
+        lens: one for all, or one for each scene (batch shape `*b`).
+        aperture: shape of the blur; static.
+        max_radius_px: static; signed radii beyond it are clamped to it.
+        margin_px: stored pixels beyond the visible image on each side.
+
+    Raises:
+        ValueError: shapes that do not fit, or a bad `max_radius_px` or `margin_px`.
+    """
+    _check_layers(layers_rgba, layer_disparity, margin_px)
+    radii_px = layer_radii_px(max_radius_px)
+    half_size_px = math.ceil(max_radius_px)
+    dtype = compute_dtype(layers_rgba)
+    stored = _with_margin(layers_rgba.astype(dtype), margin_px, half_size_px)
+    batch, (count, height, width) = stored.shape[:-4], stored.shape[-4:-1]
+    frame = (height - 2 * half_size_px, width - 2 * half_size_px)
+    disparity = plane_disparity(layer_disparity.astype(dtype), frame, half_size_px)
+    tall = disparity.reshape(*batch, count * height, width)
+    signed = jnp.clip(lens.signed_radius_px(tall), -max_radius_px, max_radius_px)
+    planes = jnp.moveaxis(_premultiplied(stored), -1, -3).reshape(-1, 4, height, width)
+    blurred = _blur_by_radius(planes, signed.reshape(-1, 1, height, width), radii_px, aperture)
+    return _over(jnp.moveaxis(blurred.reshape(*batch, count, 4, *frame), -3, -1))
+
+
+def composite_layers(
+    layers_rgba: Float[Array, "*b l hm wm 4"], *, margin_px: int = 0
+) -> Float[Array, "*b h w 3"]:
+    """The all-in-focus picture of a layered scene, in linear light; see `render_layers`."""
+    return _over(_premultiplied(_with_margin(layers_rgba, margin_px, 0)))
+
+
+def visible_disparity(
+    layers_alpha: Float[Array, "*b l hm wm"],
+    layer_disparity: Float[Array, "*b l 3"],
+    *,
+    margin_px: int = 0,
+) -> Float[Array, "*b h w"]:
+    """Disparity of the nearest layer with an opacity of at least one half.
+
+    Where no layer is that opaque, the disparity of the most opaque one. Not differentiable in the
+    opacity.
+    """
+    alpha = _with_margin(layers_alpha[..., None], margin_px, 0)[..., 0]
+    solid = alpha >= 0.5
+    nearest = jnp.where(
+        jnp.any(solid, axis=-3), jnp.argmax(solid, axis=-3), jnp.argmax(alpha, axis=-3)
+    )
+    disparity = plane_disparity(layer_disparity, (alpha.shape[-2], alpha.shape[-1]), 0)
+    return jnp.take_along_axis(disparity, nearest[..., None, :, :], axis=-3)[..., 0, :, :]
+
+
+def plane_disparity(
+    layer_disparity: Float[Array, "*b 3"], frame: tuple[int, int], margin_px: int
+) -> Float[Array, "*b hm wm"]:
+    """Disparity maps of planes (a, b, c) over a frame of (h, w) pixels and a margin around it."""
+    dtype = layer_disparity.dtype
+    y = jnp.arange(-margin_px, frame[0] + margin_px).astype(dtype)
+    x = jnp.arange(-margin_px, frame[1] + margin_px).astype(dtype)
+    a, b, c = (layer_disparity[..., i, None, None] for i in range(3))
+    lead = (1,) * (layer_disparity.ndim - 1)
+    return a * x.reshape(*lead, 1, -1) + b * y.reshape(*lead, -1, 1) + c
+
+
+def _blur_by_radius(
+    planes: Float[Array, "n 4 hp wp"],
+    signed_radius_px: Float[Array, "n 1 hp wp"],
+    radii_px: Float[np.ndarray, " j"],
+    aperture: Aperture,
+) -> Float[Array, "n 4 h w"]:
+    """Blur padded premultiplied planes, each pixel with the kernel of its own radius."""
+    half_size_px = len(radii_px) // 2
+    height, width = planes.shape[-2:]
+    frame = (height - 2 * half_size_px, width - 2 * half_size_px)
+    fft_shape = padded_fft_shape(frame, half_size_px)
+    if is_point_symmetric(aperture):
+        radii_px = radii_px[half_size_px:]
+        signed_radius_px = jnp.abs(signed_radius_px)
+    inner = (
+        slice(half_size_px, half_size_px + frame[0]),
+        slice(half_size_px, half_size_px + frame[1]),
+    )
+    opaque = jnp.concatenate([planes, jnp.ones_like(planes[:, :1])], axis=1)
+
+    def weighted(radius_px):
+        return opaque * jnp.maximum(0.0, 1 - jnp.abs(signed_radius_px - radius_px))
+
+    def add_radius(total, radius):
+        radius_px, kernel = radius
+        is_used = jnp.any(jnp.abs(signed_radius_px - radius_px) < 1)
+
+        def add(total):
+            transfer = spectrum(kernel, fft_shape)[None, None]
+            return total + spectrum(weighted(radius_px), fft_shape) * transfer
+
+        return jax.lax.cond(is_used, add, lambda total: total, total), None
+
+    sharp = weighted(0.0)[..., inner[0], inner[1]]
+    blurring = radii_px[radii_px != 0]
+    if len(blurring) == 0:
+        return sharp[:, :4]
+    kernels = jnp.asarray(kernel_stack(aperture, blurring, half_size_px), planes.dtype)
+    nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
+    add_radius = jax.checkpoint(add_radius, prevent_cse=False)
+    total, _ = jax.lax.scan(add_radius, nothing, (jnp.asarray(blurring, planes.dtype), kernels))
+    sums = sharp + from_spectrum(total, fft_shape, half_size_px, frame)
+    return sums[:, :4] / jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
+
+
+def _over(premultiplied: Float[Array, "*b l h w 4"]) -> Float[Array, "*b h w 3"]:
+    """Composite premultiplied layers, nearest first, over black."""
+    layers = jnp.moveaxis(premultiplied, -4, 0)[::-1]
+    light = jnp.zeros_like(layers[0, ..., :3])
+    for layer in layers:
+        # Rounding in the transforms may leave an opacity slightly outside its range.
+        light = layer[..., :3] + (1 - jnp.clip(layer[..., 3:], 0.0, 1.0)) * light
+    return jnp.maximum(light, 0.0)
+
+
+def _premultiplied(layers_rgba: Float[Array, "*b h w 4"]) -> Float[Array, "*b h w 4"]:
+    color, alpha = layers_rgba[..., :3], layers_rgba[..., 3:]
+    return jnp.concatenate([color * alpha, alpha], axis=-1)
+
+
+def _with_margin(
+    planes: Float[Array, "*b hm wm c"], margin_px: int, wanted_px: int
+) -> Float[Array, "*b hp wp c"]:
+    """Cut or continue stored pixels so that `wanted_px` lie beyond the visible image."""
+    surplus_px = margin_px - wanted_px
+    if surplus_px >= 0:
+        height, width = planes.shape[-3:-1]
+        rows, columns = (slice(surplus_px, size - surplus_px) for size in (height, width))
+        return planes[..., rows, columns, :]
+    missing = [(0, 0)] * (planes.ndim - 3) + [(-surplus_px, -surplus_px)] * 2 + [(0, 0)]
+    return jnp.pad(planes, missing, mode="edge")
+
+
+def _check_layers(layers_rgba: Array, layer_disparity: Array, margin_px: int) -> None:
+    if layers_rgba.shape[-1:] != (4,) or layers_rgba.ndim < 4:
+        raise ValueError(f"layers_rgba must be [..., l, h, w, 4], got {layers_rgba.shape}")
+    if layer_disparity.shape != (*layers_rgba.shape[:-3], 3):
+        raise ValueError(
+            f"layer_disparity must be {(*layers_rgba.shape[:-3], 3)} for layers_rgba of shape "
+            f"{layers_rgba.shape}, got {layer_disparity.shape}"
+        )
+    smallest = min(layers_rgba.shape[-3:-1])
+    if not 0 <= 2 * margin_px < smallest:
+        raise ValueError(
+            f"margin_px must be >= 0 and leave pixels of {smallest} stored ones, got {margin_px}"
+        )
