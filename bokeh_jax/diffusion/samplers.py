@@ -112,9 +112,7 @@ def _iterate(step: _Step, last_step: _Step, x: Array, times: Array) -> Iterator[
     yield last_step(x, times[-2], times[-1])
 
 
-def _steps(
-    predict: Predictor, method: Method, prediction: Prediction, num_times: int
-) -> tuple[_Step, _Step]:
+def _steps(predict: Predictor, method: str, prediction: str, num_times: int) -> tuple[_Step, _Step]:
     """The step and the last step, each (x, t, t_next) -> x at t_next."""
     if method not in METHODS:
         raise ValueError(f"sampling method is {method!r}; allowed: {', '.join(METHODS)}")
@@ -142,7 +140,7 @@ def _ask(predict: Predictor, x: Array, t: Array) -> Array:
     return predict(x, jnp.broadcast_to(t, x.shape[:1]))
 
 
-def _advance(x: Array, predicted: Array, t: Array, t_next: Array, prediction: Prediction) -> Array:
+def _advance(x: Array, predicted: Array, t: Array, t_next: Array, prediction: str) -> Array:
     """Equation (1), in the form that suits the prediction."""
     if prediction == "sample":
         return predicted + (t_next / t) * (x - predicted)
