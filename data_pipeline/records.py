@@ -139,11 +139,11 @@ def iterate_records(
         for position in range(len(chunks)):
             yield from _receive(receivers[position % num_workers])
     finally:
+        for receiver in receivers:
+            receiver.close()
         for process in processes:
             process.terminate()
             process.join()
-        for receiver in receivers:
-            receiver.close()
 
 
 def _chunks(counts: Mapping[str, int]) -> list[tuple[str, range]]:
