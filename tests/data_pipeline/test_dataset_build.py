@@ -1,7 +1,6 @@
 """Building a dataset, what it holds, and what happens when a build or a dataset is broken."""
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import shutil
@@ -389,74 +388,6 @@ def test_bad_counts_are_refused(source, tmp_path, counts, message):
 def test_bad_worker_number_is_refused(source, tmp_path):
     with pytest.raises(InvalidInput, match="num_workers is -1; allowed: 0 to 1024"):
         build(source, tmp_path / "out", counts={"train": 1}, num_workers=-1)
-
-
-# Datasets that are broken ------------------------------------------------------------------------
-
-
-def test_no_dataset_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="which is not there; allowed: a folder"):
-        dataset_info(tmp_path / "none")
-    with pytest.raises(InvalidInput, match=r"has no readable metadata.json; allowed: a whole"):
-        dataset_info(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "3"])
-def test_damaged_metadata_is_refused(copied, content):
-    (copied / "metadata.json").write_text(content)
-    with pytest.raises(InvalidInput, match=r"has no readable metadata.json"):
-        dataset_info(copied)
-
-
-def test_other_format_version_is_refused(copied):
-    metadata = json.loads((copied / "metadata.json").read_text()) | {"format_version": 2}
-    (copied / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(InvalidInput, match="has format version 2; allowed: 1"):
-        dataset_info(copied)
-
-
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_damaged_description_is_refused(copied, name):
-    (copied / name).write_text("{")
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        dataset_info(copied)
-
-
-def test_disagreeing_description_is_refused(copied):
-    content = json.loads((copied / "dataset_info.json").read_text())
-    content["splits"] = [s for s in content["splits"] if s["name"] != "eval_seen"]
-    (copied / "dataset_info.json").write_text(json.dumps(content))
-    with pytest.raises(InvalidInput, match="disagrees on split 'eval_seen'"):
-        dataset_info(copied)
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.999])
-def test_truncated_shard_is_refused(copied, kept):
-    shard = _shard(copied, "eval_heldout")
-    os.truncate(shard, int(shard.stat().st_size * kept))
-    with pytest.raises(InvalidInput, match=rf"shard .*{shard.name} has 0 of 4 scenes"):
-        dataset_info(copied)
-
-
-def test_missing_shard_is_refused(copied):
-    _shard(copied, "eval_seen").unlink()
-    with pytest.raises(InvalidInput, match="has 0 of 3 scenes"):
-        load_split(copied, "eval_seen")
-
-
-def test_damaged_record_is_named(copied):
-    shard = _shard(copied, "train")
-    content = bytearray(shard.read_bytes())
-    start = content.index(b"PNG", len(content) // 4)
-    content[start + 200 : start + 260] = bytes(60)
-    shard.write_bytes(bytes(content))
-    with pytest.raises(InvalidInput, match=r"scene \d+ of split 'train' in .* cannot be read"):
-        load_split(copied, "train")
-
-
-def test_unknown_split_is_refused(built):
-    with pytest.raises(InvalidInput, match=r"split is 'test'; allowed in .*: train, eval_seen, ev"):
-        load_split(built, "test")
 
 
 # Without TensorFlow ------------------------------------------------------------------------------
