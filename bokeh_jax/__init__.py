@@ -1,0 +1,1 @@
+"""Trainable, physically exact control of focus and aperture, in JAX."""

@@ -1,8 +1,8 @@
-"""The real photograph of the demo: Middlebury 2014 'Motorcycle', left view, as scikit-image ships it.
+"""The demo's real photograph: Middlebury 2014 'Motorcycle', left view, shipped by scikit-image.
 
-Its disparity was measured with structured light (Scharstein et al. 2014). About 7 % of the pixels, next
-to the left of near objects, were seen by one camera only and have none; they are background, so each
-takes the smaller of its two neighbours in the row. No training scene uses either view.
+Its disparity was measured with structured light (Scharstein et al. 2014). About 7 % of the pixels,
+beside near objects, were seen by one camera only and have none; they are background, so each takes
+the smaller of its two neighbours in the row. No training scene uses either view.
 """
 
 import importlib.util

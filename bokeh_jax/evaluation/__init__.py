@@ -1,0 +1,1 @@
+"""Scores of checkpoints on held-out scenes, and the report."""

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import struct
 from jaxtyping import Array, Float
 
 from bokeh_jax.models.blocks import linear
 from bokeh_jax.models.config import DiTConfig
+from bokeh_jax.pytree import pytree_dataclass
 
 # A wide aperture blurs by about 5 % of the width: radii and K over the width come to unit order.
 DEFOCUS_SCALE = 20.0
@@ -33,7 +33,7 @@ NUM_OCTAVES = 8
 NUM_CAMERA_TOKENS = 4
 
 
-@struct.dataclass
+@pytree_dataclass
 class Conditions:
     """Conditions of a batch; every array float32, flags 0 or 1.
 

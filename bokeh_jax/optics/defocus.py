@@ -40,7 +40,9 @@ from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.matting import Surfaces, split_silhouettes
 
 # What is nearer by less than this hides nothing: it is the same surface going on.
-_SAME_SURFACE_PX = 3.0
+_SAME_SURFACE_PX = 2.0
+_BASE=1.0
+_REL=.25
 # A layer borrows a little colour from what lies behind it where it shows nothing itself.
 _BORROWED = 1e-3
 # Least covered share of a kernel that is divided by; below it rounding would be amplified.
@@ -145,14 +147,14 @@ def _render_layers_far_to_near(
     middle = count // 2
     # With the aperture closed all layers coincide, and any spacing will do.
     spacing_px = float(radii_px[-1]) / max(1, middle) or 1.0
-    reach = max(1, round(_SAME_SURFACE_PX / spacing_px))
+    reach = jnp.asarray(np.maximum(1.0, (_BASE+_REL*np.abs(radii_px)) / spacing_px), image.dtype)
     half_size_px = math.ceil(radii_px[-1])
     near = surfaces.near_px / spacing_px + middle
     far = surfaces.far_px / spacing_px + middle
     scene = _Scene(image, near, far, surfaces.near_share, surfaces.near_light)
 
     def add_layer(over, layer):
-        position, kernel, is_sharp = layer
+        position, kernel, is_sharp, reach = layer
         weight = scene.share(_hat(scene.near, position), _hat(scene.far, position))
 
         def draw(over):
@@ -170,6 +172,7 @@ def _render_layers_far_to_near(
         jnp.arange(count).astype(image.dtype),
         jnp.asarray(kernel_stack(aperture, radii_px, half_size_px), image.dtype),
         jnp.asarray(radii_px == 0),
+        reach,
     )
     nothing = (jnp.zeros_like(image), jnp.zeros_like(image[:, :1]))
     # Only the picture so far is kept for the backward pass; a layer is drawn again from it.
@@ -178,7 +181,7 @@ def _render_layers_far_to_near(
     return jnp.maximum(light, 0.0) / jnp.maximum(coverage, _LEAST_COVERAGE)
 
 
-def _layer_sums(scene: _Scene, position: Float[Array, ""], reach: int) -> Float[Array, "b 5 h w"]:
+def _layer_sums(scene: _Scene, position: Float[Array, ""], reach) -> Float[Array, "b 5 h w"]:
     """What a layer's kernel averages: premultiplied colour, opacity and the normaliser."""
     hats = _hat(scene.near, position), _hat(scene.far, position)
     steps = _step(scene.near, position), _step(scene.far, position)

@@ -1,0 +1,48 @@
+# make train: the demo, from an empty clone to runs/demo/report.html.   make test: what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+DATA := data/demo
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
+
+.PHONY: train test test-long lint clean
+
+train: .venv/.installed
+	$(BIN)/bokeh-jax data build --source=layered --out=$(DATA)
+	$(BIN)/bokeh-jax train --config=configs/demo.py --workdir=$(RUN)
+	$(BIN)/bokeh-jax eval --workdir=$(RUN)
+	$(BIN)/bokeh-jax data photo --out=$(RUN)/photo
+	$(BIN)/bokeh-jax refocus $(RUN)/photo/photo.png --disparity=$(RUN)/photo/photo.disparity.png \
+	  --checkpoint=$(RUN) --focus=0.35,0.70 --blur=0.03 --out=$(RUN)/photo/near.png
+	$(BIN)/bokeh-jax refocus $(RUN)/photo/photo.png --disparity=$(RUN)/photo/photo.disparity.png \
+	  --checkpoint=$(RUN) --focus=0.80,0.12 --blur=0.03 --out=$(RUN)/photo/far.png
+	$(BIN)/bokeh-jax report --workdir=$(RUN) \
+	  --photo="the photograph (Middlebury Motorcycle, measured disparity)=$(RUN)/photo/photo.png" \
+	  --photo="focused near, on the motorcycle=$(RUN)/photo/near.png" \
+	  --photo="focused far, on the wall behind=$(RUN)/photo/far.png"
+
+test: lint
+	$(BIN)/pytest -n 2 --durations=10
+
+test-long: .venv/.installed-dev
+	$(BIN)/pytest -m long --durations=10
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .cache
+
+# One environment serves both; `test` adds the tools of development to it.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(f"Python {sys.version.split()[0]} found; allowed: 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[textures]'
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

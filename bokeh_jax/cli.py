@@ -1,0 +1,255 @@
+"""The console script `bokeh-jax`: one subcommand a job, imports only where a job needs them."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
+from bokeh_jax.errors import InvalidInput
+
+Overrides = list[str]
+
+
+def _train(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.training.train import run_from_arguments
+
+    return run_from_arguments(arguments, overrides)
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a training run")
+    parser.add_argument("--step", type=int, help="checkpoint step; default: the newest")
+    parser.add_argument("--raw", action="store_true", help="the raw parameters instead of the EMA")
+
+
+def _eval(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.run import evaluate_workdir
+
+    evaluate_workdir(
+        arguments.workdir, step=arguments.step, use_ema=not arguments.raw, overrides=overrides
+    )
+    return 0
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of an evaluated run")
+    parser.add_argument(
+        "--photo",
+        action="append",
+        default=[],
+        metavar="CAPTION=FILE",
+        help="a photograph to show, such as 'near=near.png'; may be repeated",
+    )
+
+
+def _report(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.run import report_workdir
+
+    print(f"report: {report_workdir(arguments.workdir, arguments.photo).resolve()}")
+    return 0
+
+
+def _photo_arguments(parser: argparse.ArgumentParser, *, disparity_required: bool) -> None:
+    parser.add_argument("image", type=Path, help="JPEG, PNG, TIFF or WebP")
+    parser.add_argument(
+        "--focus",
+        required=True,
+        type=str,
+        metavar="X,Y",
+        help="the point to be sharp, from 0 (left, top) to 1",
+    )
+    parser.add_argument(
+        "--blur",
+        required=True,
+        type=float,
+        help="blur radius per unit disparity, in image widths; 0: all in focus, 0.03: a fast lens",
+    )
+    parser.add_argument(
+        "--disparity",
+        type=Path,
+        required=disparity_required,
+        help="map of the image's size, near is bright: 8 or 16 bit PNG, TIFF; NPY, NPZ in [0, 1]",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: beside IMAGE, with .refocused or .rendered in the name"
+    )
+
+
+def _refocus_arguments(parser: argparse.ArgumentParser) -> None:
+    _photo_arguments(parser, disparity_required=False)
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, help="--workdir of a training run"
+    )
+    parser.add_argument("--steps", type=int, help="solver steps; default: the checkpoint's")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default: the checkpoint's")
+    parser.add_argument("--seed", type=int, default=0, help="of the flow's noise")
+
+
+def _refocus(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.photo import refocus_file
+
+    refocus_file(arguments)
+    return 0
+
+
+def _render_arguments(parser: argparse.ArgumentParser) -> None:
+    _photo_arguments(parser, disparity_required=True)
+    parser.add_argument("--blades", type=int, default=0, help="blades of the aperture; 0: a disc")
+
+
+def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.photo import render_file
+
+    render_file(arguments)
+    return 0
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        choices=("layered", "photos"),
+        default="layered",
+        help="layered: scenes made from the photographs that scikit-image and scikit-learn ship; "
+        "photos: a folder of your own",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the dataset")
+    parser.add_argument("--photos", type=Path, help="folder of images, a disparity map beside each")
+    parser.add_argument("--size", type=int, default=48, help="stored height and width, px")
+    parser.add_argument(
+        "--count",
+        action="append",
+        default=[],
+        metavar="SPLIT=N",
+        help="scenes of a split; may be repeated; default: train=2000, eval_seen=128, "
+        "eval_heldout=128 (photos: train = all)",
+    )
+    parser.add_argument("--max-layers", type=int, default=4, help="layers of a scene, 2 to 5")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes; default: all cores")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a dataset of another recipe"
+    )
+
+
+def _build(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.data import build_dataset
+
+    build_dataset(arguments)
+    return 0
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", default="configs/demo.py", help="experiment whose cameras take the pairs"
+    )
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--scenes", type=int, default=8, help="rows of the sheet")
+    parser.add_argument("--seed", type=int, default=0, help="of crops and cameras")
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="image file")
+
+
+def _inspect(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.data import inspect_dataset
+
+    inspect_dataset(arguments, overrides)
+    return 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="folder for the two files")
+
+
+def _export_photo(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.data import export_photo
+
+    export_photo(arguments.out)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    text: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Overrides], int]
+    takes_config: bool = False
+
+
+_COMMANDS = {
+    "train": _Command(
+        "train an experiment, or continue it from its newest checkpoint",
+        add_train_arguments,
+        _train,
+        takes_config=True,
+    ),
+    "eval": _Command(
+        "score a checkpoint on held-out scenes, next to two baselines",
+        _eval_arguments,
+        _eval,
+        takes_config=True,
+    ),
+    "report": _Command(
+        "write RUN/report.html from what a run's folder holds", _report_arguments, _report
+    ),
+    "refocus": _Command(
+        "refocus a photograph with a trained checkpoint", _refocus_arguments, _refocus
+    ),
+    "render": _Command(
+        "put an all-in-focus photograph with disparity through the lens blur",
+        _render_arguments,
+        _render,
+    ),
+}
+_DATA_COMMANDS = {
+    "build": _Command("make a dataset of scenes (ArrayRecord)", _build_arguments, _build),
+    "inspect": _Command(
+        "draw a contact sheet of simulated pairs", _inspect_arguments, _inspect, takes_config=True
+    ),
+    "photo": _Command(
+        "write photo.png and photo.disparity.png: the real photograph, with measured disparity, "
+        "that the demo refocuses",
+        _export_arguments,
+        _export_photo,
+    ),
+}
+
+
+def _register(commands: dict[str, _Command], subparsers: argparse._SubParsersAction) -> None:
+    for name, command in commands.items():
+        epilog = CONFIG_EPILOG if command.takes_config else None
+        parser = subparsers.add_parser(
+            name, help=command.text, description=command.text, epilog=epilog
+        )
+        command.add_arguments(parser)
+        parser.set_defaults(command=command)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = Parser(
+        prog="bokeh-jax", description="Trainable, physically exact control of focus and aperture."
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _register(_COMMANDS, subparsers)
+    data = subparsers.add_parser("data", help="datasets: build, inspect, photo")
+    _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0: done, 2: a value was refused and one line says which."""
+    return run_and_exit_code(build_parser, _run, argv)
+
+
+def _run(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    command: _Command = arguments.command
+    if overrides and not command.takes_config:
+        raise InvalidInput(
+            f"--config.{overrides[0]} is given; allowed only with train, eval and data inspect"
+        )
+    return command.run(arguments, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

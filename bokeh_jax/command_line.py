@@ -1,0 +1,48 @@
+"""What every command line of the project shares; imports nothing heavy, so that --help is quick."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from bokeh_jax.errors import InvalidInput
+
+EXIT_INVALID_INPUT = 2
+_OVERRIDE = "--config."
+CONFIG_EPILOG = (
+    "Any value of the config can be changed: --config.GROUP.KEY=VALUE, such as "
+    "--config.training.num_steps=500."
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports a wrong command line as every other wrong input is reported."""
+
+    def error(self, message: str):
+        """One line, exit code 2, without the usage text."""
+        raise InvalidInput(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes "--config.a.b=value" out of a command line -> (other arguments, ["a.b=value"])."""
+    overrides = [text[len(_OVERRIDE) :] for text in argv if text.startswith(_OVERRIDE)]
+    return [text for text in argv if not text.startswith(_OVERRIDE)], overrides
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a training job."""
+    parser.add_argument("--config", required=True, help="experiment file, such as configs/demo.py")
+    parser.add_argument("--workdir", required=True, help="folder of the run; created if missing")
+
+
+def run_and_exit_code(
+    make_parser: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace, list[str]], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parses and runs; 2 with one line on stderr where a value from outside is refused."""
+    arguments, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    try:
+        return run(make_parser().parse_args(arguments), overrides)
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INVALID_INPUT

@@ -1,0 +1,287 @@
+"""The typed experiment: frozen dataclasses with defaults, filled from sparse changes.
+
+A file in configs/ returns an `ml_collections.ConfigDict` that holds only what differs from the
+defaults here. `resolve` lays it over the typed defaults, then lays the command line's
+`--config.a.b=value` over that; an unknown key or a value of the wrong type is refused with the key
+spelled out. What comes out is frozen and hashable, so it can be a static argument of a jitted
+function.
+"""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_collections
+
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.models import RefocusConfig
+from bokeh_jax.objectives import ObjectiveConfig
+from bokeh_jax.simulation import SimulationConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the scenes come from. `path` holds a dataset made by `bokeh-jax data build`."""
+
+    path: str = "data/demo"
+    split: str = "train"
+    num_workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay to `final_fraction` of the peak rate."""
+
+    peak_learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.05
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How a checkpoint is sampled, in evaluation and by default in inference."""
+
+    method: Literal["euler", "heun"] = "euler"
+    num_steps: int = 1
+    guidance_scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Lengths and rhythms of a run."""
+
+    num_steps: int = 1000
+    global_batch_size: int = 48
+    log_every_steps: int = 20
+    image_every_steps: int = 200
+    checkpoint_every_steps: int = 200
+    keep_checkpoints: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the device mesh; -1 takes what is left (at most one axis)."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What `bokeh-jax eval` runs on."""
+
+    splits: tuple[str, ...] = ("eval_seen", "eval_heldout")
+    num_scenes: int = 96
+    batch_size: int = 32
+    seed: int = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment, whole."""
+
+    name: str = "default"
+    seed: int = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
+    model: RefocusConfig = dataclasses.field(default_factory=RefocusConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        positive = {
+            "training.num_steps": self.training.num_steps,
+            "training.global_batch_size": self.training.global_batch_size,
+            "training.log_every_steps": self.training.log_every_steps,
+            "training.image_every_steps": self.training.image_every_steps,
+            "training.checkpoint_every_steps": self.training.checkpoint_every_steps,
+            "training.keep_checkpoints": self.training.keep_checkpoints,
+            "sampler.num_steps": self.sampler.num_steps,
+            "optimizer.peak_learning_rate": self.optimizer.peak_learning_rate,
+            "optimizer.clip_norm": self.optimizer.clip_norm,
+            "evaluation.num_scenes": self.evaluation.num_scenes,
+            "evaluation.batch_size": self.evaluation.batch_size,
+        }
+        for key, value in positive.items():
+            if value <= 0:
+                raise ValueError(f"{key} is {value}; allowed: above 0")
+        if not 0 <= self.optimizer.warmup_steps < self.training.num_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; allowed: 0 to "
+                f"training.num_steps - 1 = {self.training.num_steps - 1}"
+            )
+        if not 0.0 <= self.optimizer.ema_decay < 1.0:
+            raise ValueError(
+                f"optimizer.ema_decay is {self.optimizer.ema_decay}; allowed: 0 up to, not with, 1"
+            )
+
+
+def experiment(**changes: Any) -> ml_collections.ConfigDict:
+    """The sparse config of an experiment file: only what differs from the typed defaults."""
+    return ml_collections.ConfigDict(changes)
+
+
+def _describe(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(arg) for arg in args)
+    if origin is tuple:
+        return "a list of " + _describe(args[0])
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(
+        kind, "nothing (None)" if kind is type(None) else str(kind)
+    )
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(arg, value) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return len(kinds) == len(value) and all(map(_fits, kinds, value))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _typed(kind: Any, value: Any, key: str) -> Any:
+    """`value` as the field's type, or InvalidInput naming key, value and what is allowed."""
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(kind, value):
+        raise InvalidInput(f"config key {key} is {value!r}; allowed: {_describe(kind)}")
+    return float(value) if kind is float else value
+
+
+def _lay_over(base: Any, changes: Mapping[str, Any], prefix: str) -> Any:
+    """A copy of the frozen dataclass `base` with `changes` (nested) laid over it."""
+    hints = typing.get_type_hints(type(base))
+    names = [field.name for field in dataclasses.fields(base)]
+    updates = {}
+    for name, value in changes.items():
+        key = f"{prefix}{name}"
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise InvalidInput(f"unknown config key {key}; allowed: {', '.join(names)}{hint}")
+        current = getattr(base, name)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise InvalidInput(f"config key {key} is {value!r}; allowed: a group of keys")
+            updates[name] = _lay_over(current, value, f"{key}.")
+        else:
+            updates[name] = _typed(hints[name], value, key)
+    try:
+        return dataclasses.replace(base, **updates)
+    except InvalidInput:
+        raise
+    except ValueError as error:
+        raise InvalidInput(f"config{' ' + prefix.rstrip('.') if prefix else ''}: {error}") from None
+
+
+def _parse_value(text: str) -> Any:
+    lowered = {"true": True, "false": False, "none": None}
+    if text.lower() in lowered:
+        return lowered[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _nested(overrides: Sequence[str]) -> dict[str, Any]:
+    """["a.b=1"] -> {"a": {"b": 1}}."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"config override {override!r}; allowed: --config.KEY=VALUE")
+        *groups, leaf = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = _parse_value(text)
+    return tree
+
+
+def resolve(
+    sparse: Mapping[str, Any] | ml_collections.ConfigDict, overrides: Sequence[str] = ()
+) -> ExperimentConfig:
+    """Typed config from sparse changes and command-line overrides ("group.key=value").
+
+    Raises:
+        InvalidInput: unknown key, wrong type, or a value that a config's own checks refuse.
+    """
+    if isinstance(sparse, ml_collections.ConfigDict):
+        sparse = sparse.to_dict()
+    return _lay_over(ExperimentConfig(), _merged(sparse, _nested(overrides)), "")
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both_groups = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both_groups else value
+    return merged
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Resolves the experiment file at `path` (a Python file with `get_config()`).
+
+    Raises:
+        InvalidInput: no such file, no `get_config` in it, or what `resolve` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInput(
+            f"config file {path} not found; allowed: a Python file such as configs/demo.py"
+        )
+    spec = importlib.util.spec_from_file_location(f"_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidInput(
+            f"config file {path} is not a Python file; allowed: a name ending in .py"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InvalidInput(f"config file {path} defines no get_config(); allowed: one that does")
+    return resolve(module.get_config(), overrides)
+
+
+def to_json(config: ExperimentConfig) -> str:
+    """Every value of the config, as JSON with sorted keys (what a checkpoint holds)."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, indent=1)
+
+
+def from_json(text: str) -> ExperimentConfig:
+    """Inverse of `to_json`."""
+    return resolve(json.loads(text))
+
+
+def config_hash(config: ExperimentConfig) -> str:
+    """Short hash of every value: equal on every process of a job."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]

@@ -1,0 +1,159 @@
+"""Evaluation of a checkpoint on simulated scenes, next to two baselines.
+
+Tasks, all from the run's own blur range with the camera rates set to one of the corners:
+
+    refocus     reference and targets defocused, on different planes
+    add_bokeh   reference all in focus, targets defocused
+    deblur      reference defocused, targets all in focus
+
+Methods: `unchanged` returns the reference; `lens_blur` blurs the reference as if it were all in
+focus, with the true disparity; `model` is the checkpoint, told disparity and asked camera. No
+method is told the reference's camera. Cameras and noise come from the evaluation's own seed, so
+every checkpoint of every run meets the same questions.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.evaluation.metrics import Mean, mean_with_interval, psnr_db
+from bokeh_jax.objectives import refocus_pairs, to_model_range
+from bokeh_jax.simulation import SimulationConfig, physics_guess, simulate_pairs
+from bokeh_jax.training.rng import example_keys, step_key
+from data_pipeline.dataset import load_split
+
+PyTree = Any
+METHODS = ("unchanged", "lens_blur", "model")
+# task -> (rate of all-in-focus references, rate of all-in-focus targets)
+TASKS = {"refocus": (0.0, 0.0), "add_bokeh": (1.0, 0.0), "deblur": (0.0, 1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """One task on one split.
+
+    Attributes:
+        split: dataset split.
+        task: key of `TASKS`.
+        psnr_db: method -> PSNR of every target image, [n].
+        pictures: rows of (reference, lens blur, model, truth), [rows, 4, h, w, 3], sRGB [0, 1].
+    """
+
+    split: str
+    task: str
+    psnr_db: dict[str, np.ndarray]
+    pictures: np.ndarray
+
+    def mean(self, method: str) -> Mean:
+        """Mean PSNR of a method."""
+        return mean_with_interval(self.psnr_db[method])
+
+    def gain(self, baseline: str) -> Mean:
+        """Mean of model minus baseline, image by image: positive where the model is ahead."""
+        return mean_with_interval(self.psnr_db["model"] - self.psnr_db[baseline])
+
+
+def task_simulation(simulation: SimulationConfig, task: str) -> SimulationConfig:
+    """The run's simulation with the camera rates of one task."""
+    reference_rate, target_rate = TASKS[task]
+    cameras = dataclasses.replace(
+        simulation.cameras,
+        all_in_focus_reference_rate=reference_rate,
+        all_in_focus_target_rate=target_rate,
+    )
+    return dataclasses.replace(simulation, cameras=cameras)
+
+
+def _to_display(values: jax.Array) -> jax.Array:
+    return jnp.clip(0.5 * (values + 1.0), 0.0, 1.0)
+
+
+def _make_answer(config: ExperimentConfig, task: str):
+    """Jitted (params, batch, keys) -> method and truth pictures, [b, m, h, w, 3] in [0, 1]."""
+    simulation = task_simulation(config.simulation, task)
+
+    @jax.jit
+    def answer(params: PyTree, batch: dict[str, jax.Array], keys: jax.Array):
+        pairs = simulate_pairs(batch, keys, simulation)
+        samples = refocus_pairs(
+            params,
+            pairs,
+            keys,
+            model=config.model,
+            objective=config.objective,
+            max_radius_px=simulation.max_radius_px,
+            **dataclasses.asdict(config.sampler),
+        )
+        reference = jnp.broadcast_to(pairs.reference[:, None], pairs.targets.shape)
+        # Not taken from the conditions: runs without the guide are compared with it too.
+        blurred = physics_guess(
+            reference,
+            jnp.broadcast_to(pairs.disparity[:, None], reference.shape[:-1]),
+            pairs.cameras.targets,
+            max_radius_px=simulation.max_radius_px,
+        )
+        return {
+            "unchanged": _to_display(to_model_range(reference)),
+            "lens_blur": _to_display(to_model_range(blurred)),
+            "model": _to_display(samples),
+            "truth": _to_display(to_model_range(pairs.targets)),
+        }
+
+    return answer
+
+
+def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
+    """Runs every task on every split of `config.evaluation`.
+
+    Raises:
+        InvalidInput: the dataset lacks a split.
+    """
+    settings = config.evaluation
+    results = []
+    for task_index, task in enumerate(TASKS):
+        answer = _make_answer(config, task)
+        for split in settings.splits:
+            scenes = load_split(Path(config.data.path), split, limit=settings.num_scenes)
+            count = len(scenes["scene_id"])
+            if count < settings.batch_size:
+                raise InvalidInput(
+                    f"split {split} has {count} scenes; allowed: evaluation.batch_size="
+                    f"{settings.batch_size} or more"
+                )
+            keys = example_keys(step_key(settings.seed, "evaluation", task_index), count)
+            parts = []
+            # Whole batches only: one compiled shape, and the same scenes at every call.
+            for start in range(0, count - settings.batch_size + 1, settings.batch_size):
+                rows = slice(start, start + settings.batch_size)
+                batch = {name: value[rows] for name, value in scenes.items()}
+                parts.append(jax.device_get(answer(params, batch, keys[rows])))
+            pictures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            results.append(_score(split, task, pictures))
+    return results
+
+
+def _score(split: str, task: str, pictures: dict[str, np.ndarray], rows: int = 6) -> TaskResult:
+    truth = pictures["truth"]
+    scores = {method: psnr_db(pictures[method], truth).reshape(-1) for method in METHODS}
+    shown = [pictures[name][:rows, 0] for name in ("unchanged", "lens_blur", "model", "truth")]
+    return TaskResult(split, task, scores, np.stack(shown, axis=1))
+
+
+def summary(results: list[TaskResult]) -> dict[str, Any]:
+    """Numbers of all results as a JSON tree."""
+    return {
+        f"{result.split}/{result.task}": {
+            "images": len(result.psnr_db["model"]),
+            "psnr_db": {name: dataclasses.asdict(result.mean(name)) for name in METHODS},
+            "gain_db": {
+                name: dataclasses.asdict(result.gain(name)) for name in METHODS if name != "model"
+            },
+        }
+        for result in results
+    }

@@ -1,0 +1,67 @@
+"""Pictures of what the model does: rows of reference, lens blur, model, truth."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.objectives import refocus_pairs, to_model_range
+from bokeh_jax.simulation import physics_guess, simulate_pairs
+from bokeh_jax.training.rng import example_keys, step_key
+from data_pipeline.dataset import load_split
+
+PyTree = Any
+PANEL_SCENES = 6
+COLUMNS = ("reference", "lens blur", "model", "truth")
+
+
+def grid(
+    pictures: Float[np.ndarray, "rows columns h w 3"], *, gap_px: int = 2, zoom: int = 1
+) -> Float[np.ndarray, "gh gw 3"]:
+    """Pictures of one size laid out in rows on white, each pixel `zoom` pixels wide."""
+    cells = pictures.repeat(zoom, axis=2).repeat(zoom, axis=3)
+    padded = np.pad(cells, ((0, 0), (0, 0), (0, gap_px), (0, gap_px), (0, 0)), constant_values=1.0)
+    count_rows, count_columns, height_px, width_px, _ = padded.shape
+    return padded.transpose(0, 2, 1, 3, 4).reshape(
+        count_rows * height_px, count_columns * width_px, 3
+    )[: -gap_px or None, : -gap_px or None]
+
+
+def make_panel(config: ExperimentConfig) -> Callable[[PyTree], Float[np.ndarray, "gh gw 3"]]:
+    """Loads a few fixed scenes and gives params -> picture, in the columns `COLUMNS`.
+
+    Scenes, cameras and noise are the same at every call, so that pictures of different steps can
+    be compared.
+    """
+    batch = load_split(Path(config.data.path), config.data.split, limit=PANEL_SCENES)
+    scenes = len(batch["scene_id"])
+    keys = example_keys(step_key(config.seed, "panel", 0), scenes)
+
+    @jax.jit
+    def pictures(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        pairs = simulate_pairs(batch, keys, config.simulation)
+        samples = refocus_pairs(
+            params,
+            pairs,
+            keys,
+            model=config.model,
+            objective=config.objective,
+            max_radius_px=config.simulation.max_radius_px,
+            **dataclasses.asdict(config.sampler),
+        )
+        first = jax.tree.map(lambda leaf: leaf[:, 0], pairs.cameras.targets)
+        blurred = physics_guess(
+            pairs.reference, pairs.disparity, first, max_radius_px=config.simulation.max_radius_px
+        )
+        photographs = [pairs.reference, blurred, pairs.targets[:, 0]]
+        reference, blurred, truth = map(to_model_range, photographs)
+        columns = [reference, blurred, samples[:, 0], truth]
+        return jnp.clip(0.5 * (jnp.stack(columns, axis=1) + 1.0), 0.0, 1.0)
+
+    return lambda params: grid(jax.device_get(pictures(params, batch)))

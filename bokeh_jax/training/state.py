@@ -1,0 +1,103 @@
+"""The training state: one pytree, created sharded, updated in one place.
+
+    m, v, θ ← AdamW(∇L, clipped to norm c; rate: linear warm-up, then cosine)
+    ema     ← β ema + (1 − β) θ         (of the updated θ; β grows from 0 as min(β, (1+n)/(10+n)))
+
+The growing β is the customary warm-up of the average: without it the random start would dominate
+short runs.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Integer
+
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models import init_params
+from bokeh_jax.pytree import pytree_dataclass
+from bokeh_jax.training.rng import step_key
+
+PyTree = Any
+
+
+@pytree_dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+        step: int32 scalar, updates done.
+        params: float32 tree.
+        opt_state: optax state.
+        ema: exponential moving average of `params`, float32.
+    """
+
+    step: Integer[Array, ""]
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+
+
+def learning_rate(config: ExperimentConfig) -> optax.Schedule:
+    """Rate as a function of the number of updates done."""
+    optimizer = config.optimizer
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=optimizer.peak_learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        decay_steps=config.training.num_steps,
+        end_value=optimizer.peak_learning_rate * optimizer.final_fraction,
+    )
+    # Optax's schedules mix the integer count with floats, which strict promotion refuses.
+    return lambda count: schedule(jnp.asarray(count, jnp.float32))
+
+
+def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """AdamW; matrices decay, vectors (biases, norm scales) do not."""
+    optimizer = config.optimizer
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        optax.adamw(
+            learning_rate(config),
+            b1=optimizer.beta1,
+            b2=optimizer.beta2,
+            weight_decay=optimizer.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        ),
+    )
+
+
+def create_state(config: ExperimentConfig) -> TrainState:
+    """Fresh state; pure in the config, so it can be traced, shaped and sharded by the caller."""
+    size_px = config.simulation.size_px
+    params = init_params(config.model, step_key(config.seed, "init", 0), size_px, size_px)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config).init(params),
+        ema=params,
+    )
+
+
+def abstract_state(config: ExperimentConfig) -> TrainState:
+    """Shapes and dtypes of the state: the one tree that init, sharding and restore share."""
+    return jax.eval_shape(lambda: create_state(config))
+
+
+def ema_decay_at(step: Integer[Array, ""], decay: float) -> Float[Array, ""]:
+    """β of the average at the update that makes `step`."""
+    count = step.astype(jnp.float32)
+    return jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+
+
+def apply_gradients(state: TrainState, gradients: PyTree, config: ExperimentConfig) -> TrainState:
+    """One update. The new step, parameters, optimizer state and average leave together."""
+    # Optax raises float betas to the integer count, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    decay = ema_decay_at(step, config.optimizer.ema_decay)
+    ema = jax.tree.map(lambda mean, new: mean + (1.0 - decay) * (new - mean), state.ema, params)
+    return TrainState(step=step, params=params, opt_state=opt_state, ema=ema)

@@ -1,0 +1,294 @@
+"""The training loop. There is one; experiments differ by config, objectives by a pure function.
+
+    python -m bokeh_jax.training.train --config=configs/demo.py --workdir=runs/demo
+
+Priority of the starting state: the run's own newest checkpoint, else a fresh start; the log says
+which.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import Mesh
+
+from bokeh_jax import config as config_lib
+from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.simulation import margin_for
+from bokeh_jax.training import checkpoint, panels, preemption, progress, sharding, writers
+from bokeh_jax.training.reporting import Reporter, Window
+from bokeh_jax.training.state import TrainState, abstract_state, create_state
+from bokeh_jax.training.step import compile_step
+from data_pipeline.dataset import DatasetInfo, dataset_info
+from data_pipeline.loader import LoaderConfig, make_loader
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a call of `train` ended.
+
+    Attributes:
+        state: the last state.
+        stopped_early: a signal ended the loop before `training.num_steps`; the state is saved.
+    """
+
+    state: TrainState
+    stopped_early: bool
+
+
+def _log(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def prepare_workdir(workdir: Path, config: ExperimentConfig) -> None:
+    """Creates the folder and proves that it can be written; leaves `config.json` in it.
+
+    Raises:
+        InvalidInput: it cannot be made or written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        temporary = workdir / "config.json.tmp"
+        temporary.write_text(config_lib.to_json(config) + "\n", encoding="utf-8")
+        temporary.replace(workdir / "config.json")
+    except OSError as error:
+        raise InvalidInput(
+            f"workdir {workdir} is not writable ({error.strerror}); allowed: a folder that this "
+            "user may create and write"
+        ) from None
+
+
+def check_dataset(config: ExperimentConfig) -> DatasetInfo:
+    """The dataset fits the config: it has the split, and scenes wide enough for frame and margin.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    info = dataset_info(Path(config.data.path))
+    simulation = config.simulation
+    margin_px = margin_for(simulation.max_radius_px) if info.kind == "layered" else 0
+    needed_px = simulation.size_px + 2 * margin_px
+    if info.size_px < needed_px:
+        raise InvalidInput(
+            f"dataset {config.data.path} has scenes of {info.size_px} px; allowed: {needed_px} px "
+            f"or more for simulation.size_px={simulation.size_px} with blur radii up to "
+            f"{simulation.max_radius_px:g} px"
+        )
+    if config.data.split not in info.counts:
+        raise InvalidInput(
+            f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.counts)}"
+        )
+    return info
+
+
+def _initial_state(
+    config: ExperimentConfig, workdir: Path, mesh: Mesh, fingerprint: str
+) -> tuple[TrainState, checkpoint.DataPosition]:
+    if checkpoint.steps(workdir):
+        step = checkpoint.newest_step(workdir)
+        state, position = checkpoint.restore(workdir, step, config, mesh)
+        if position.dataset_fingerprint != fingerprint:
+            raise InvalidInput(
+                f"dataset {config.data.path} has fingerprint {fingerprint}; allowed: "
+                f"{position.dataset_fingerprint}, with which {workdir} was trained to step {step}"
+            )
+        _log(f"state: resumed from {workdir} at step {step}")
+        return state, position
+    shardings = sharding.state_shardings(mesh, abstract_state(config))
+    state = jax.jit(lambda: create_state(config), out_shardings=shardings)()
+    _log(f"state: fresh start, seed {config.seed}")
+    return state, checkpoint.DataPosition(0, config.seed, fingerprint)
+
+
+def _loader(config: ExperimentConfig, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    return make_loader(
+        LoaderConfig(
+            path=Path(config.data.path),
+            split=config.data.split,
+            global_batch_size=config.training.global_batch_size,
+            seed=config.seed,
+            num_workers=config.data.num_workers,
+        ),
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the loop does besides stepping."""
+
+    save: Callable[[TrainState, int], None]
+    panel: Callable[[TrainState, int], None]
+    report: Callable[[int, Window], None]
+    stop_requested: Callable[[], bool]
+
+
+def run_steps(
+    config: ExperimentConfig,
+    state: TrainState,
+    first_step: int,
+    batches: Iterator[dict[str, np.ndarray]],
+    placement: jax.sharding.NamedSharding,
+    hooks: Hooks,
+) -> tuple[TrainState, int]:
+    """Runs from `first_step` to the end or to a stop request -> (state, steps done).
+
+    INVARIANTS, each guarded by a test:
+      * At the top of the loop `step` updates are done and `step` batches drawn; state.step == step.
+      * A save holds state and data position after the same update and starts before the next batch
+        is drawn.
+      * Values are read one step after they were asked for, when the next step is already queued:
+        the device never waits for the host.
+      * The step compiles once, ahead of the loop's time; another shape raises.
+      * Every implicit transfer between host and device is an error.
+    """
+    settings = config.training
+    step, compiled, window, due = first_step, None, Window(), None
+    while step < settings.num_steps and not hooks.stop_requested():
+        waiting_since = time.monotonic()
+        batch = sharding.put_batch(next(batches), placement)
+        waited_seconds = time.monotonic() - waiting_since
+        if compiled is None:
+            compiled = compile_step(config, state, batch)
+        with jax.transfer_guard("disallow"):
+            state, metrics = compiled(state, batch)
+        step += 1
+        window = window.with_step(metrics, waited_seconds)
+        if due is not None:
+            hooks.report(*due)
+            due = None
+        last = step == settings.num_steps
+        if last or step % settings.log_every_steps == 0:
+            due, window = (step, window), Window()
+        if last or step % settings.image_every_steps == 0:
+            hooks.panel(state, step)
+        if last or step % settings.checkpoint_every_steps == 0:
+            hooks.save(state, step)
+    if due is not None:
+        hooks.report(*due)
+    return state, step
+
+
+def train(config: ExperimentConfig, workdir: str | Path, *, visible: bool = True) -> RunResult:
+    """Trains `config` in `workdir`, from its newest checkpoint if it has one.
+
+    Args:
+        config: the experiment.
+        workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+        visible: show progress on stdout.
+
+    Raises:
+        InvalidInput: dataset, workdir, mesh or checkpoint do not fit the config.
+    """
+    workdir = Path(workdir)
+    info = check_dataset(config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.training.global_batch_size, mesh)
+    main_process = jax.process_index() == 0
+    if main_process:
+        prepare_workdir(workdir, config)
+    with (
+        jax.set_mesh(mesh),
+        checkpoint.open_checkpointer(workdir, config.training.keep_checkpoints) as checkpointer,
+        preemption.stop_requests() as stop_requested,
+    ):
+        state, position = _initial_state(config, workdir, mesh, info.fingerprint)
+        count = parameter_overview.count_parameters(state.params)
+        _log(
+            f"model: {count:,} parameters; {mesh.size} device(s); "
+            f"config {config_lib.config_hash(config)}; "
+            f"dataset {info.counts[config.data.split]} scenes, {info.fingerprint}"
+        )
+        if position.next_step >= config.training.num_steps:
+            _log(f"nothing to train: already at step {position.next_step}")
+            return RunResult(state, stopped_early=False)
+        state, step = _train_from(
+            config, workdir, state, position, mesh, checkpointer, stop_requested, visible
+        )
+    stopped = step < config.training.num_steps
+    if stopped:
+        _log(f"stopped by a signal at step {step}; the same command continues from there")
+    return RunResult(state, stopped_early=stopped)
+
+
+def _train_from(
+    config: ExperimentConfig,
+    workdir: Path,
+    state: TrainState,
+    position: checkpoint.DataPosition,
+    mesh: Mesh,
+    checkpointer: checkpoint.Checkpointer,
+    stop_requested: Callable[[], bool],
+    visible: bool,
+) -> tuple[TrainState, int]:
+    """The loop with its writer, screen and panels; saves where it stops."""
+    main_process = jax.process_index() == 0
+    writer = writers.open_writer(workdir, position.next_step) if main_process else None
+    screen = progress.make_reporter(
+        position.next_step, config.training.num_steps, visible=visible and main_process
+    )
+    draw = panels.make_panel(config)
+
+    def save(state: TrainState, step: int) -> None:
+        checkpoint.save(checkpointer, state, dataclasses.replace(position, next_step=step), config)
+
+    def panel(state: TrainState, step: int) -> None:
+        picture = draw(state.ema)
+        if writer is not None:
+            writer.image(step, "panel", picture)
+
+    images_per_step = config.training.global_batch_size * config.simulation.cameras.num_targets
+    reporter = Reporter(writer, screen, images_per_step)
+    hooks = Hooks(save, panel, reporter.report, stop_requested)
+    with screen:
+        state, step = run_steps(
+            config,
+            state,
+            position.next_step,
+            _loader(config, position.next_step),
+            sharding.batch_sharding(mesh),
+            hooks,
+        )
+    last_saved = position.next_step if checkpointer.latest is None else checkpointer.latest.step
+    if step not in (last_saved, position.next_step):
+        save(state, step)
+    if writer is not None:
+        writer.close()
+    return state, step
+
+
+def run_from_arguments(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Trains as the command line says; returns the exit code."""
+    config = config_lib.load(arguments.config, overrides)
+    result = train(config, arguments.workdir)
+    return preemption.EXIT_PREEMPTED if result.stopped_early else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m bokeh_jax.training.train`."""
+
+    def make_parser() -> argparse.ArgumentParser:
+        parser = Parser(
+            prog="bokeh_jax.training.train",
+            description="Train an experiment, or continue it from its newest checkpoint.",
+            epilog=CONFIG_EPILOG,
+        )
+        add_train_arguments(parser)
+        return parser
+
+    return run_and_exit_code(make_parser, run_from_arguments, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Experiments, one file each: sparse changes over the typed defaults."""

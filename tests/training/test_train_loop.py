@@ -1,0 +1,190 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bokeh_jax import config as config_lib
+from bokeh_jax.config import resolve
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.training import checkpoint, sharding
+from bokeh_jax.training.state import create_state
+from bokeh_jax.training.step import compile_step, compute_metrics
+from bokeh_jax.training.train import Hooks, run_steps, train
+from bokeh_jax.training.writers import METRICS_FILE, read_metrics
+from data_pipeline.builder import build
+from data_pipeline.layered import LayeredSource
+from data_pipeline.loader import LoaderConfig, make_loader
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run of 12 steps with checkpoints at 7 and 12."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, train(tiny, workdir, visible=False)
+
+
+def leaves_with_names(state):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+
+
+def assert_bitwise_equal(first, second):
+    first, second = leaves_with_names(first), leaves_with_names(second)
+    assert first.keys() == second.keys()
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(second[name]), err_msg=name)
+
+
+def test_twelve_steps_equal_seven_and_five_bitwise(tiny, finished, tmp_path):
+    workdir, whole = finished
+    assert checkpoint.steps(workdir) == [7, 12]
+    resumed_dir = tmp_path / "resumed"
+    shutil.copytree(workdir, resumed_dir)
+    shutil.rmtree(resumed_dir / "checkpoints" / "12")
+    resumed = train(tiny, resumed_dir, visible=False)
+    # Names every leaf: step, params, both Adam moments, their count and the schedule's, EMA.
+    assert_bitwise_equal(whole.state, resumed.state)
+    assert int(resumed.state.step) == 12
+    adam = [leaf for name, leaf in leaves_with_names(resumed.state).items() if "mu" in name]
+    assert adam
+    assert all(np.any(np.asarray(leaf) != 0) for leaf in adam)
+    # The metrics too, and every step stands once.
+    one, other = read_metrics(workdir / METRICS_FILE), read_metrics(resumed_dir / METRICS_FILE)
+    assert [line["step"] for line in other] == list(range(1, 13))
+    assert [line["loss"] for line in one] == [line["loss"] for line in other]
+    assert [line["batch_checksum"] for line in one] == [line["batch_checksum"] for line in other]
+
+
+def test_every_step_saw_another_batch(finished):
+    lines = read_metrics(finished[0] / METRICS_FILE)
+    assert len({line["batch_checksum"] for line in lines}) == 12
+
+
+def test_restored_state_is_the_saved_one(tiny, finished):
+    workdir, whole = finished
+    mesh = sharding.make_mesh(tiny.mesh)
+    state, position = checkpoint.restore(workdir, 12, tiny, mesh)
+    assert_bitwise_equal(whole.state, state)
+    assert position.next_step == 12
+
+
+def test_a_finished_run_does_not_train_again(tiny, finished, capsys):
+    workdir, whole = finished
+    again = train(tiny, workdir, visible=False)
+    assert_bitwise_equal(whole.state, again.state)
+    assert "already at step 12" in capsys.readouterr().out
+
+
+def test_another_seed_is_another_run(tiny, finished, tmp_path):
+    short = dataclasses.replace(tiny.training, num_steps=3)
+    train(dataclasses.replace(tiny, seed=1, training=short), tmp_path / "other", visible=False)
+    first = read_metrics(finished[0] / METRICS_FILE)[:3]
+    other = read_metrics(tmp_path / "other" / METRICS_FILE)
+    for name in ("loss", "batch_checksum"):
+        assert [line[name] for line in first] != [line[name] for line in other]
+
+
+def test_the_step_compiles_once_and_takes_one_shape(tiny, tmp_path):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    mesh = sharding.make_mesh(tiny.mesh)
+    placement = sharding.batch_sharding(mesh)
+    loader = make_loader(LoaderConfig(Path(tiny.data.path), global_batch_size=4))
+    counts = []
+
+    def report(step, window):
+        jax.device_get(compute_metrics(window.metrics))
+        counts.append(len(compiled))
+
+    hooks = Hooks(
+        save=lambda state, step: None,
+        panel=lambda state, step: None,
+        report=report,
+        stop_requested=lambda: len(counts) == 6,
+    )
+    state = jax.jit(lambda: create_state(tiny))()
+    state, step = run_steps(tiny, state, 0, loader, placement, hooks)
+    assert step == 7  # reports come one step late: the sixth while the seventh is queued
+    assert counts[0] >= 1
+    assert counts[2:] == [counts[1]] * 5
+
+    batch = sharding.put_batch(next(loader), placement)
+    executable = compile_step(tiny, state, batch)
+    smaller = {name: value[:2] for name, value in batch.items()}
+    with pytest.raises(TypeError):
+        executable(state, smaller)
+
+
+def test_the_average_follows_the_updated_parameters(finished):
+    state = finished[1].state
+    distances = [
+        float(np.abs(np.asarray(a) - np.asarray(b)).max())
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
+    ]
+    assert 0.0 < max(distances) < 0.05
+
+
+def test_losses_fall_and_norms_are_reported(finished):
+    lines = read_metrics(finished[0] / METRICS_FILE)
+    assert all(line["gradient_norm"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] == 0.0
+    assert max(line["learning_rate"] for line in lines) == pytest.approx(1e-3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("data.split=test", r"data.split is 'test'; allowed: .*train"),
+        ("simulation.size_px=24", r"has scenes of 26 px; allowed: \d+ px"),
+        ("mesh.data=3", r"mesh .* does not fit"),
+        ("mesh.fsdp=0", r"mesh .*allowed: positive sizes"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused_before_anything_is_written(
+    tiny, tmp_path, override, named
+):
+    config = resolve(json.loads(config_lib.to_json(tiny)), [override])
+    with pytest.raises(InvalidInput, match=named):
+        train(config, tmp_path / "run", visible=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny, finished, tmp_path):
+    other = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, num_single_blocks=2))
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    with pytest.raises(InvalidInput, match=r"num_single_blocks is 1 there and 2 here"):
+        train(other, copy, visible=False)
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(InvalidInput, match=r"holds no checkpoint"):
+        checkpoint.newest_step(tmp_path)
+
+
+def test_a_dataset_of_other_content_is_refused_on_resume(tiny, finished, tmp_path):
+    build(
+        LayeredSource(size_px=26, seed=6, max_layers=3),
+        tmp_path / "data",
+        counts={"train": 10},
+        num_workers=0,
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    moved = dataclasses.replace(
+        tiny, data=dataclasses.replace(tiny.data, path=str(tmp_path / "data"))
+    )
+    longer = dataclasses.replace(moved, training=dataclasses.replace(tiny.training, num_steps=14))
+    with pytest.raises(InvalidInput, match=r"fingerprint"):
+        train(longer, copy, visible=False)
+
+
+def test_an_unwritable_workdir_is_refused(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidInput, match=r"workdir .* is not writable"):
+        train(tiny, tmp_path / "file" / "run", visible=False)
