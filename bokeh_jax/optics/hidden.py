@@ -1,6 +1,6 @@
 """Inventing what a photograph hides: smooth interpolation of planes from where they are known.
 
-Push-pull (Gortler, Grzeszczuk, Szeliski & Cohen, "The Lumigraph", SIGGRAPH 1996, section 3.4):
+Push-pull (Gortler, Grzeszczuk, Szeliski & Cohen, "The Lumigraph", SIGGRAPH 1996):
 pull averages the known values into ever coarser pixels, weighted with their confidence; push goes
 back down and fills each level's doubtful pixels from the coarser one::
 

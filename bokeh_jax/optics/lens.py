@@ -13,7 +13,7 @@ sensor ``sensor_width_m`` wide::
 
 Relative disparity works alike: d and d_f have no unit then and K is in pixels per disparity unit.
 Source: the thin-lens law, e.g. Potmesil & Chakravarty, "A lens and aperture camera model for
-synthetic image generation", SIGGRAPH 1981, eq. (1)-(4).
+synthetic image generation", SIGGRAPH 1981.
 """
 
 import math
