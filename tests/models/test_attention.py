@@ -32,9 +32,9 @@ def test_softmax_is_float32_in_low_precision():
     inputs = draw(jnp.bfloat16, num_keys=300)
     out = attention(*inputs)
     assert out.dtype == jnp.bfloat16
-    # The inputs' rounding aside, what is left is that of the weights and of the result: 2⁻⁹ each.
+    # The inputs' rounding aside, what is left is that of the weights and of the result: 2⁻⁸ each.
     error = np.abs(np.asarray(out, np.float64) - brute_force(*inputs))
-    bound = 2**-8 * brute_force(*inputs[:2], jnp.abs(inputs[2]))
+    bound = 2**-7 * brute_force(*inputs[:2], jnp.abs(inputs[2]))
     assert np.all(error < bound)
 
 
