@@ -2,7 +2,7 @@
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √d) V,  for each head
 
-Products take their inputs in the compute type and add up in float32; the softmax is float32.
+Products take their inputs in the compute type; logits and softmax are float32.
 """
 
 import math
@@ -23,5 +23,4 @@ def attention(
     scale = 1.0 / math.sqrt(query.shape[-1])
     logits = jnp.einsum("bhnd,bhsd->bhns", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scale * logits, axis=-1).astype(value.dtype)
-    attended = jnp.einsum("bhns,bhsd->bhnd", weights, value, preferred_element_type=jnp.float32)
-    return jnp.swapaxes(attended.astype(query.dtype), 1, 2)
+    return jnp.swapaxes(jnp.einsum("bhns,bhsd->bhnd", weights, value), 1, 2)

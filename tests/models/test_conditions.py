@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bokeh_jax.models.conditions import Conditions, fourier_features
+from bokeh_jax.models.conditions import CameraTokens, Conditions, fourier_features
+from bokeh_jax.models.refocus_dit import RefocusConfig
 
 FLAGS = ("disparity_given", "reference_camera_given", "camera_given")
 
@@ -107,7 +108,35 @@ def test_conditions_pass_through_transformations():
     assert_equal(
         jax.tree.map(lambda x: x[:, 0], jax.vmap(lambda c: c.visible())(halves)), conditions
     )
-    assert jax.tree.map(lambda x: None, conditions, is_leaf=None) is not None
+    assert jax.tree.map(lambda x: "leaf", conditions).blur == "leaf"
+
+
+def test_camera_tokens():
+    config = RefocusConfig(compute_dtype="float32").dit_config()
+    conditions = replace(draw(), camera_given=jnp.asarray([1.0, 0.0], jnp.float32))
+    conditions = replace(
+        conditions, reference_camera_given=jnp.asarray([0.0, 1.0], jnp.float32)
+    ).visible()
+    tokens_of = CameraTokens(config)
+    params = jax.jit(tokens_of.init)(jax.random.key(0), conditions)["params"]
+    params = {
+        name: value if name == "null" else value | {"bias": value["bias"] + 0.5}
+        for name, value in params.items()
+    }
+    tokens = np.asarray(tokens_of.apply({"params": params}, conditions))
+    values = {
+        "focus_point": conditions.focus_point,
+        "focus_disparity": conditions.focus_disparity[:, None],
+        "blur": 20.0 * conditions.blur[:, None],
+    }
+    for index, (name, value) in enumerate(values.items()):
+        kernel = np.asarray(params[name]["kernel"])
+        expected = np.asarray(fourier_features(value))[0] @ kernel + 0.5
+        np.testing.assert_allclose(tokens[0, index], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(tokens[1, index], params["null"][index])
+    flags = np.asarray([[1, 1, 0], [0, 1, 1]], np.float32)
+    expected = flags @ np.asarray(params["flags"]["kernel"]) + 0.5
+    np.testing.assert_allclose(tokens[:, 3], expected, rtol=1e-5)
 
 
 def test_fourier_features_closed_form():

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.models.conditions import DEFOCUS_SCALE, Conditions
+from bokeh_jax.models.conditions import DEFOCUS_SCALE, CameraTokens, Conditions
 from bokeh_jax.models.refocus_dit import (
     RefocusConfig,
+    _image_tokens,
     apply,
     init_params,
     patchify,
@@ -169,6 +170,25 @@ def test_patches_go_back_where_they_came_from():
         np.testing.assert_array_equal(touched, expected)
 
 
+@pytest.mark.parametrize(("name", "num_streams"), [("channels", 1), ("tokens", 3)])
+def test_positions_of_the_tokens(name, num_streams):
+    noisy, _, conditions = draw(4, 6)
+    tokens, ids = _image_tokens(CONFIGS[name], noisy, conditions)
+    expected = np.stack(np.meshgrid(range(num_streams), range(2), range(3), indexing="ij"), -1)
+    np.testing.assert_array_equal(ids[1], expected.reshape(-1, 3))
+    assert tokens.shape[1] == 6 * num_streams
+    np.testing.assert_array_equal(tokens[:, :6, :12], patchify(noisy, 2))
+
+
+def test_reference_and_guess_are_told_apart():
+    config, params = CONFIGS["tokens"], random_params(CONFIGS["tokens"])
+    noisy, time, conditions = draw()
+    conditions = replace(conditions, reference_defocus=conditions.target_defocus)
+    swapped = replace(conditions, reference=conditions.guess, guess=conditions.reference)
+    run = jax.jit(lambda c: apply(config, params, noisy, time, c))
+    assert float(jnp.abs(run(conditions) - run(swapped)).max()) > 1e-2
+
+
 def test_channels_of_a_token():
     """What the input layer sees: its kernel's rows, one channel of the image at a time."""
     config = replace(CONFIG, patch_size=1)
@@ -194,7 +214,7 @@ def test_channels_of_a_token():
         np.testing.assert_allclose(out, normed @ np.asarray(hidden), rtol=1e-3, atol=1e-3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(
     patch=st.integers(1, 4),
     rows=st.integers(1, 4),
@@ -279,8 +299,9 @@ def test_start_values_are_a_plain_float32_tree_of_any_size():
 
 
 def test_camera_tokens_start_as_stated():
-    wide = replace(CONFIG, hidden_dim=768, num_heads=64)
-    camera = init_params(wide, jax.random.key(0), 2, 2)["camera"]
+    wide = replace(CONFIG, hidden_dim=768, num_heads=64).dit_config()
+    visible = draw()[2].visible()
+    camera = CameraTokens(wide).init(jax.random.key(0), visible)["params"]
     null = np.asarray(camera["null"])
     assert null.shape == (3, 768)
     assert null.std() == pytest.approx(0.02, rel=6 / np.sqrt(2 * null.size))
