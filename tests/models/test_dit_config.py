@@ -70,6 +70,14 @@ def test_bad_values_of_refocusing_are_named(change, message):
         RefocusConfig(**change)
 
 
+def test_flux_dev_beside_what_its_parameters_show():
+    flux = DiTConfig.flux_dev()
+    assert (flux.num_heads, flux.head_dim) == (24, 128)
+    assert (flux.rope_axes_dim, flux.rope_theta) == ((16, 56, 56), 10_000.0)
+    # 12 billion parameters leave no memory for the activations of 57 blocks.
+    assert flux.remat == "full"
+
+
 def test_refocusing_hands_every_number_down():
     changed = {
         "hidden_dim": 96,
