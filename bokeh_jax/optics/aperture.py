@@ -54,8 +54,8 @@ class Polygon:
     """
 
     blades: int
-    rotation_rad: float = 0.0
-    roundness: float = 0.0
+    rotation_rad: float | int = 0.0
+    roundness: float | int = 0.0
 
     def __post_init__(self) -> None:
         if self.blades < 3:
@@ -90,7 +90,7 @@ def is_point_symmetric(aperture: Aperture) -> bool:
 
 
 def aperture_kernel(
-    aperture: Aperture, signed_radius_px: float, half_size_px: int
+    aperture: Aperture, signed_radius_px: float | int, half_size_px: int
 ) -> Float[np.ndarray, "k k"]:
     """The kernel of one signed radius: unit sum, area-antialiased, k = 2 * half_size_px + 1.
 

@@ -37,7 +37,9 @@ def linear_to_srgb(linear: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(linear <= _LINEAR_KNEE, 12.92 * linear, power)
 
 
-def decode_gamma(encoded: Float[Array, "*shape"], gamma: float = 2.2) -> Float[Array, "*shape"]:
+def decode_gamma(
+    encoded: Float[Array, "*shape"], gamma: float | int = 2.2
+) -> Float[Array, "*shape"]:
     """Decode values of the power law ``linear = encoded ** gamma``; inverse of `encode_gamma`."""
     _check_gamma(gamma)
     floor = _GAMMA_FLOOR ** (1 / gamma)
@@ -45,7 +47,9 @@ def decode_gamma(encoded: Float[Array, "*shape"], gamma: float = 2.2) -> Float[A
     return jnp.where(encoded <= floor, chord, jnp.maximum(encoded, floor) ** gamma)
 
 
-def encode_gamma(linear: Float[Array, "*shape"], gamma: float = 2.2) -> Float[Array, "*shape"]:
+def encode_gamma(
+    linear: Float[Array, "*shape"], gamma: float | int = 2.2
+) -> Float[Array, "*shape"]:
     """Encode linear light with the power law ``encoded = linear ** (1 / gamma)``.
 
     Below 1e-6 the chord through the origin takes the law's place, so the slope at zero is finite.
@@ -58,6 +62,6 @@ def encode_gamma(linear: Float[Array, "*shape"], gamma: float = 2.2) -> Float[Ar
     )
 
 
-def _check_gamma(gamma: float) -> None:
+def _check_gamma(gamma: float | int) -> None:
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")

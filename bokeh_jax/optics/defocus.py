@@ -68,7 +68,9 @@ class _Scene(NamedTuple):
         return far * self.image + (near - far) * self.near_light
 
 
-def layer_radii_px(max_radius_px: float, num_layers: int | None = None) -> Float[np.ndarray, " j"]:
+def layer_radii_px(
+    max_radius_px: float | int, num_layers: int | None = None
+) -> Float[np.ndarray, " j"]:
     """Signed radii of the layers, far to near.
 
     Args:
@@ -96,7 +98,7 @@ def render_defocus(
     lens: Lens,
     *,
     aperture: Aperture = Disc(),
-    max_radius_px: float,
+    max_radius_px: float | int,
     num_layers: int | None = None,
 ) -> Float[Array, "*b h w 3"]:
     """Photograph an all-in-focus image through a lens.

@@ -16,7 +16,7 @@ from bokeh_jax.optics.lens import Lens
 
 
 def in_focus_weights(
-    disparity: Float[Array, "*b h w"], lenses: Lens, *, softness_px: float = 1.0
+    disparity: Float[Array, "*b h w"], lenses: Lens, *, softness_px: float | int = 1.0
 ) -> Float[Array, "*b m h w"]:
     """Weights that sum to one over the stack and prefer the sharpest picture of each pixel.
 

@@ -16,7 +16,9 @@ power falls with the square of the frequency, as it does in photographs, the mem
 estimate of least squared error, because its energy is then minus the log-likelihood.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # Confidences below this are nothing but rounding.
@@ -55,30 +57,53 @@ def fill_hidden(
 def _halve(planes: Float[Array, "*n h w"]) -> Float[Array, "*n hh wh"]:
     """Means of 2 x 2 pixels; beyond an odd edge there is nothing."""
     height, width = planes.shape[-2:]
-    margins = [(0, 0)] * (planes.ndim - 2) + [(0, height % 2), (0, width % 2)]
-    even = jnp.pad(planes, margins)
-    rows = even[..., 0::2, :] + even[..., 1::2, :]
-    return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
+    even = _pad(planes, (0, height % 2, 0), (0, width % 2, 0))
+    height, width = even.shape[-2:]
+    squares = even.reshape(*planes.shape[:-2], height // 2, 2, width // 2, 2)
+    return jnp.mean(squares, axis=(-3, -1))
 
 
 def _double(planes: Float[Array, "*n h w"]) -> Float[Array, "*n hd wd"]:
     """Bilinear interpolation to twice the size, pixel centres aligned, edges replicated."""
-    for axis in (planes.ndim - 1, planes.ndim - 2):
-        planes = jnp.moveaxis(planes, axis, -1)
-        first, last = planes[..., :1], planes[..., -1:]
-        before = jnp.concatenate([first, planes[..., :-1]], axis=-1)
-        after = jnp.concatenate([planes[..., 1:], last], axis=-1)
-        pairs = jnp.stack([0.75 * planes + 0.25 * before, 0.75 * planes + 0.25 * after], axis=-1)
-        planes = jnp.moveaxis(pairs.reshape(*planes.shape[:-1], -1), -1, axis)
-    return planes
+    height, width = (2 * size for size in planes.shape[-2:])
+    apart = _pad(planes, (2, 2, 1), (2, 2, 1))
+    rows = 0.25 * (apart[..., 0:height, :] + apart[..., 3 : height + 3, :])
+    rows += 0.75 * (apart[..., 1 : height + 1, :] + apart[..., 2 : height + 2, :])
+    columns = 0.25 * (rows[..., 0:width] + rows[..., 3 : width + 3])
+    columns += 0.75 * (rows[..., 1 : width + 1] + rows[..., 2 : width + 2])
+    # The zeros beyond an edge took a quarter of the weight.
+    weights = np.outer(_by_edge(height, 1.0, 0.75, 0.75), _by_edge(width, 1.0, 0.75, 0.75))
+    return columns * _constant(1 / weights, planes)
 
 
 def _neighbour_mean(planes: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
-    """Mean of the eight neighbours, 1/5 for each side and 1/20 for each corner."""
-    margins = [(0, 0)] * (planes.ndim - 2) + [(1, 1), (1, 1)]
-    padded = jnp.pad(planes, margins, mode="edge")
-    rows = padded[..., :-2, :] + padded[..., 2:, :]
+    """Mean of the neighbours that exist, those at the sides four times those at the corners."""
+    padded = _pad(planes, (1, 1, 0), (1, 1, 0))
     middle = padded[..., 1:-1, :]
-    corners = rows[..., :-2] + rows[..., 2:]
-    sides = rows[..., 1:-1] + middle[..., :-2] + middle[..., 2:]
-    return 0.2 * sides + 0.05 * corners
+    vertical = padded[..., :-2, :] + padded[..., 2:, :]
+    sideways = vertical + 4 * middle
+    total = 4 * vertical[..., 1:-1] + sideways[..., :-2] + sideways[..., 2:]
+    # The weights are those of [1 4 1] along both axes, without the middle one.
+    height, width = planes.shape[-2:]
+    weights = np.outer(_by_edge(height, 6.0, 5.0, 4.0), _by_edge(width, 6.0, 5.0, 4.0)) - 16
+    return total * _constant(1 / weights, planes)
+
+
+def _by_edge(size: int, inside: float, at_edge: float, alone: float) -> Float[np.ndarray, " n"]:
+    """One number for each pixel of a line: inside, at its ends, or of a line of one pixel."""
+    line = np.full(size, inside)
+    line[[0, -1]] = at_edge if size > 1 else alone
+    return line
+
+
+def _constant(values: Float[np.ndarray, "h w"], like: Float[Array, "*n hl wl"]) -> Array:
+    """A plane of constants in the type and rank of `like`."""
+    return jnp.asarray(values.reshape((1,) * (like.ndim - 2) + values.shape), like.dtype)
+
+
+def _pad(
+    planes: Float[Array, "*n h w"], rows: tuple[int, int, int], columns: tuple[int, int, int]
+) -> Float[Array, "*n hp wp"]:
+    """Zeros before, after and between the pixels."""
+    untouched = [(0, 0, 0)] * (planes.ndim - 2)
+    return jax.lax.pad(planes, jnp.zeros((), planes.dtype), [*untouched, rows, columns])

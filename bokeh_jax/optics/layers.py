@@ -39,14 +39,15 @@ def render_layers(
     lens: Lens,
     *,
     aperture: Aperture = Disc(),
-    max_radius_px: float,
+    max_radius_px: float | int,
     margin_px: int = 0,
 ) -> Float[Array, "*b h w 3"]:
     """Photograph a layered scene through a lens; h = hm - 2 margin_px, w likewise.
 
     Differentiable in the layers, their planes and the lens. Computed in float32 (in float64 for
     float64 layers). Layers go on beyond what is stored with their edge pixels. Light that no layer
-    stops is black. Where every radius is zero, the result is `composite_layers` bit for bit.
+    stops is black. Where every radius is zero, no transform's rounding enters: the result is
+    `composite_layers`.
 
     Args:
         layers_rgba: linear light and straight opacity, nearest first; absent layers have opacity 0.

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Lens:
     """Focus and blur of one camera or of a batch of cameras.
 
@@ -46,8 +46,12 @@ class Lens:
     focus_disparity: Float[Array, "*b"]
     blur_px: Float[Array, "*b"]
 
-    def __post_init__(self) -> None:
-        focus, blur = _as_float(self.focus_disparity), _as_float(self.blur_px)
+    def __init__(
+        self,
+        focus_disparity: float | int | Float[Array, "*_f"],
+        blur_px: float | int | Float[Array, "*_k"],
+    ) -> None:
+        focus, blur = _as_float(focus_disparity), _as_float(blur_px)
         _check_concrete("focus_disparity", focus, lowest=-math.inf)
         _check_concrete("blur_px", blur, lowest=0.0)
         try:
@@ -63,10 +67,10 @@ class Lens:
     @staticmethod
     def from_camera(
         *,
-        focal_length_m: float | Float[Array, "*b"],
-        f_number: float | Float[Array, "*b"],
-        focus_distance_m: float | Float[Array, "*b"],
-        sensor_width_m: float | Float[Array, "*b"],
+        focal_length_m: float | int | Float[Array, "*b"],
+        f_number: float | int | Float[Array, "*b"],
+        focus_distance_m: float | int | Float[Array, "*b"],
+        sensor_width_m: float | int | Float[Array, "*b"],
         width_px: int,
     ) -> "Lens":
         """The lens of a camera that looks at metric disparity (1/m).
@@ -122,7 +126,7 @@ class Lens:
         blur = self.blur_px.astype(disparity.dtype).reshape(shape)
         return blur * (disparity - focus)
 
-    def rescaled(self, scale: float) -> "Lens":
+    def rescaled(self, scale: float | int) -> "Lens":
         """The same camera for an image resized by `scale`: the blur scales, the focus stays."""
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale must be positive and finite, got {scale}")

@@ -17,10 +17,11 @@ the squares of their shares, the smallest change of N and F that explains the pi
 parts of the light add up to I.
 """
 
-import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 # Colours are collected within this Chebyshev distance; two pixels pass the blurred silhouettes of
@@ -51,7 +52,7 @@ class Surfaces(NamedTuple):
 def split_silhouettes(
     image: Float[Array, "b 3 h w"],
     signed_radius_px: Float[Array, "b 1 h w"],
-    same_surface_px: float,
+    same_surface_px: float | int,
 ) -> Surfaces:
     """Find the two surfaces of every pixel and share its light out between them.
 
@@ -64,9 +65,8 @@ def split_silhouettes(
     Returns:
         Where a pixel is not on a silhouette, all of its light with its own surface, bit for bit.
     """
-    neighbours = _windows(signed_radius_px, 1)
-    highest = functools.reduce(jnp.maximum, neighbours)
-    lowest = functools.reduce(jnp.minimum, neighbours)
+    highest = _highest_of_neighbours(signed_radius_px)
+    lowest = -_highest_of_neighbours(-signed_radius_px)
     silhouette = jnp.clip((highest - lowest) / same_surface_px - 1, 0, 1)
     is_near = (highest - signed_radius_px) <= (signed_radius_px - lowest)
     near_px = jnp.where(is_near, signed_radius_px, highest)
@@ -84,20 +84,36 @@ def _local_colors(
     signed_radius_px: Float[Array, "b 1 h w"],
     pure: Float[Array, "b 1 h w"],
     surfaces_px: tuple[Float[Array, "b 1 h w"], Float[Array, "b 1 h w"]],
-    same_surface_px: float,
+    same_surface_px: float | int,
 ) -> tuple[Array, Array, Array, Array]:
     """Colour of each surface around every pixel and how far it can be trusted, in [0, 1]."""
     planes = jnp.concatenate([image * pure, pure, signed_radius_px], axis=1)
-    offsets = [(y, x) for y in _steps(_REACH_PX) for x in _steps(_REACH_PX)]
-    sums = [jnp.zeros_like(planes[:, :4]) for _ in surfaces_px]
-    for window, (dy, dx) in zip(_windows(planes, _REACH_PX), offsets, strict=True):
-        for index, surface_px in enumerate(surfaces_px):
+    height, width = planes.shape[-2:]
+    margins = ((0, 0), (0, 0), (_REACH_PX, _REACH_PX), (_REACH_PX, _REACH_PX))
+    # Nothing is known beyond the frame: zero weight there.
+    padded = jnp.pad(planes, margins)
+
+    def add_offset(sums, offset):
+        dy, dx = offset
+        window = jax.lax.dynamic_slice(
+            padded,
+            (0, 0, _REACH_PX + dy, _REACH_PX + dx),
+            (*planes.shape[:2], height, width),
+        )
+        falloff = 1 / (1 + dx * dx + dy * dy).astype(planes.dtype)
+        added = []
+        for total, surface_px in zip(sums, surfaces_px, strict=True):
             alike = jnp.maximum(0.0, 1 - jnp.abs(window[:, 4:] - surface_px) / same_surface_px)
-            sums[index] += window[:, :4] * (alike / (1 + dx * dx + dy * dy))
-    near, far = ((s[:, :3] / jnp.maximum(s[:, 3:], _TINY), s[:, 3:]) for s in sums)
-    trusts = (jnp.minimum(1.0, weight / _FULL_TRUST) for weight in (near[1], far[1]))
-    near_trust, far_trust = trusts
-    return near[0], near_trust, far[0], far_trust
+            added.append(total + window[:, :4] * (alike * falloff))
+        return tuple(added), None
+
+    steps = np.arange(-_REACH_PX, _REACH_PX + 1)
+    offsets = tuple(jnp.asarray(o.ravel()) for o in np.meshgrid(steps, steps, indexing="ij"))
+    nothing = (jnp.zeros_like(planes[:, :4]),) * 2
+    (near, far), _ = jax.lax.scan(jax.checkpoint(add_offset, prevent_cse=False), nothing, offsets)
+    near_color, far_color = (s[:, :3] / jnp.maximum(s[:, 3:], _TINY) for s in (near, far))
+    near_trust, far_trust = (jnp.minimum(1.0, s[:, 3:] / _FULL_TRUST) for s in (near, far))
+    return near_color, near_trust, far_color, far_trust
 
 
 def _unmix(
@@ -129,17 +145,8 @@ def _sum_colors(planes: Float[Array, "b 3 h w"]) -> Float[Array, "b 1 h w"]:
     return jnp.sum(planes, axis=1, keepdims=True)
 
 
-def _steps(reach_px: int) -> range:
-    return range(-reach_px, reach_px + 1)
-
-
-def _windows(planes: Float[Array, "b c h w"], reach_px: int) -> list[Float[Array, "b c h w"]]:
-    """The planes shifted by every offset within reach, row by row, edges replicated."""
-    height, width = planes.shape[-2:]
-    margins = ((0, 0), (0, 0), (reach_px, reach_px), (reach_px, reach_px))
-    padded = jnp.pad(planes, margins, mode="edge")
-    return [
-        padded[..., reach_px + dy : reach_px + dy + height, reach_px + dx : reach_px + dx + width]
-        for dy in _steps(reach_px)
-        for dx in _steps(reach_px)
-    ]
+def _highest_of_neighbours(plane: Float[Array, "b 1 h w"]) -> Float[Array, "b 1 h w"]:
+    """The greatest value in each pixel's 3 x 3 neighbourhood."""
+    padded = jnp.pad(plane, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-jnp.inf)
+    rows = jnp.maximum(jnp.maximum(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
+    return jnp.maximum(jnp.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])

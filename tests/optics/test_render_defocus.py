@@ -1,0 +1,256 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bokeh_jax.optics import Disc, Lens, Polygon, aperture_kernel, render_defocus
+from bokeh_jax.optics.defocus import layer_radii_px
+
+SIZE = 16
+render = jax.jit(render_defocus, static_argnames=("aperture", "max_radius_px", "num_layers"))
+
+
+def scene(seed, jump=True):
+    """A random picture whose disparity has a slope, a little noise and one silhouette."""
+    random = np.random.default_rng(seed)
+    image = random.random((SIZE, SIZE, 3))
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    disparity = 0.2 * x + 0.1 * y + 0.02 * random.random((SIZE, SIZE))
+    if jump:
+        disparity += 0.6 * (np.hypot(x - 0.5, y - 0.4) < 0.27)
+    return image, disparity
+
+
+def float32_scene(seed):
+    return tuple(jnp.float32(array) for array in scene(seed))
+
+
+def test_without_blur_the_image_returns_bit_for_bit():
+    image, disparity = float32_scene(0)
+    for lens in (Lens(0.4, 0.0), Lens(-3.0, 0.0)):
+        np.testing.assert_array_equal(render(image, disparity, lens, max_radius_px=4.0), image)
+    flat = jnp.full_like(disparity, 0.3)
+    np.testing.assert_array_equal(render(image, flat, Lens(0.3, 9.0), max_radius_px=4.0), image)
+    np.testing.assert_array_equal(render(image, disparity, Lens(0.3, 9.0), max_radius_px=0), image)
+    unmoved = render(image, flat, Lens(0.3, 9.0), max_radius_px=4.0, num_layers=5)
+    np.testing.assert_array_equal(unmoved, image)
+
+
+@pytest.mark.parametrize("aperture", [Disc(), Polygon(3, 0.2)])
+@pytest.mark.parametrize("radius_px", [-4.0, 3.0, 2.25, -0.5])
+def test_a_point_of_light_becomes_the_aperture(aperture, radius_px):
+    image = jnp.zeros((19, 19, 3)).at[9, 9].set(jnp.float32([1.0, 2.0, 40.0]))
+    flat = jnp.ones((19, 19))
+    picture = render(
+        image, flat, Lens(1 - radius_px / 8, 8.0), aperture=aperture, max_radius_px=5.0
+    )
+    # Between two layers the kernels are mixed linearly.
+    inner, outer = math.floor(abs(radius_px)), math.ceil(abs(radius_px))
+    share, sign = abs(radius_px) - inner, math.copysign(1, radius_px)
+    kernel = (1 - share) * aperture_kernel(aperture, sign * inner, 9) + share * aperture_kernel(
+        aperture, sign * outer, 9
+    )
+    np.testing.assert_allclose(picture, kernel[..., None] * [1.0, 2.0, 40.0], atol=4e-6)
+
+
+def test_radii_beyond_the_maximum_are_clamped_to_it():
+    image, _ = float32_scene(1)
+    near, far = jnp.ones((SIZE, SIZE)), jnp.zeros((SIZE, SIZE))
+    lens, limit = Lens(0.5, 90.0), Lens(0.5, 5.0)
+    for flat in (near, far):
+        clamped = render(image, flat, lens, max_radius_px=2.5)
+        expected = render(image, flat, limit, max_radius_px=2.5)
+        np.testing.assert_allclose(clamped, expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000), st.floats(0.0, 1.0), st.floats(0.0, 12.0), st.floats(1e-3, 1e3))
+def test_brightness_scales_and_constants_stay(seed, focus, blur, scale):
+    image, disparity = float32_scene(seed)
+    lens = Lens(focus, blur)
+    picture = render(image, disparity, lens, max_radius_px=6.0)
+    brighter = render(image * jnp.float32(scale), disparity, lens, max_radius_px=6.0)
+    np.testing.assert_allclose(brighter, picture * jnp.float32(scale), atol=1e-5 * scale)
+    constant = render(jnp.full_like(image, scale), disparity, lens, max_radius_px=6.0)
+    np.testing.assert_allclose(constant, scale, rtol=2e-5)
+    assert picture.min() >= 0
+    assert picture.max() <= image.max() * (1 + 1e-5)
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.integers(0, 1000), st.floats(0.0, 1.0))
+def test_turning_and_mirroring_the_scene_turns_and_mirrors_the_picture(seed, focus):
+    image, disparity = float32_scene(seed)
+    lens = Lens(focus, 7.0)
+    picture = render(image, disparity, lens, max_radius_px=6.0)
+    for turn in (jnp.rot90, functools.partial(jnp.flip, axis=1)):
+        turned = render(turn(image), turn(disparity), lens, max_radius_px=6.0)
+        np.testing.assert_allclose(turned, turn(picture), atol=2e-5)
+
+
+def test_a_batch_is_its_examples_and_one_lens_may_serve_all():
+    scenes = [float32_scene(seed) for seed in range(6)]
+    images = jnp.stack([image for image, _ in scenes]).reshape(2, 3, SIZE, SIZE, 3)
+    disparity = jnp.stack([d for _, d in scenes]).reshape(2, 3, SIZE, SIZE)
+    focus = jnp.linspace(0.0, 1.0, 6).reshape(2, 3)
+    lenses = Lens(focus, jnp.linspace(0.0, 10.0, 6).reshape(2, 3))
+    pictures = render(images, disparity, lenses, max_radius_px=5.0)
+    shared = render(images, disparity, Lens(0.5, 6.0), max_radius_px=5.0)
+    for index in np.ndindex(2, 3):
+        alone = Lens(lenses.focus_disparity[index], lenses.blur_px[index])
+        expected = render(images[index], disparity[index], alone, max_radius_px=5.0)
+        np.testing.assert_allclose(pictures[index], expected, atol=5e-6)
+        expected = render(images[index], disparity[index], Lens(0.5, 6.0), max_radius_px=5.0)
+        np.testing.assert_allclose(shared[index], expected, atol=5e-6)
+
+
+def test_mapping_over_a_batch_is_the_batch():
+    images, disparity = (jnp.stack(a) for a in zip(*map(float32_scene, range(3)), strict=True))
+    lenses = Lens(jnp.float32([0.1, 0.5, 0.8]), 6.0)
+    draw = functools.partial(render_defocus, max_radius_px=4.0)
+    mapped = jax.jit(jax.vmap(draw))(images, disparity, lenses)
+    expected = render(images, disparity, lenses, max_radius_px=4.0)
+    np.testing.assert_allclose(mapped, expected, atol=5e-6)
+
+
+def test_half_precision_is_computed_in_single():
+    image, disparity = float32_scene(2)
+    half = image.astype(jnp.bfloat16)
+    picture = render(half, disparity.astype(jnp.float16), Lens(0.4, 6.0), max_radius_px=5.0)
+    assert picture.dtype == jnp.float32
+    expected = render(
+        half.astype(jnp.float32),
+        disparity.astype(jnp.float16).astype(jnp.float32),
+        Lens(0.4, 6.0),
+        max_radius_px=5.0,
+    )
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_a_sharp_subject_keeps_its_pixels_and_a_sharp_background_its_own():
+    image, _ = float32_scene(3)
+    disparity = jnp.broadcast_to(jnp.float32(np.arange(SIZE) < SIZE // 2), (SIZE, SIZE))
+    subject = render(image, disparity, Lens(1.0, 4.0), max_radius_px=4.0)
+    np.testing.assert_allclose(subject[:, :7], image[:, :7], atol=1e-6)
+    background = render(image, disparity, Lens(0.0, 4.0), max_radius_px=4.0)
+    np.testing.assert_allclose(background[:, 13:], image[:, 13:], atol=1e-6)
+    # The blurred subject spreads over the sharp background instead of ending at its edge.
+    red = jnp.zeros_like(image).at[:, :8, 0].set(1.0)
+    spread = render(red, disparity, Lens(0.0, 4.0), max_radius_px=4.0)[8, :, 0]
+    kernel = aperture_kernel(Disc(), 4.0, 4).sum(axis=0)
+    np.testing.assert_allclose(spread[8:12], 1 - np.cumsum(kernel)[4:8], atol=0.01)
+    # The blurred background does not spread over the sharp subject.
+    np.testing.assert_allclose(
+        render(red, disparity, Lens(1.0, 4.0), max_radius_px=4.0)[8, :, 0], red[8, :, 0], atol=1e-6
+    )
+
+
+def directional_derivatives(max_radius_px, aperture):
+    """Pairs of (reverse-mode, central difference) for each input, in float64."""
+    image, disparity = scene(7)
+    random = np.random.default_rng(8)
+    probe = random.normal(size=image.shape)
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(a) for a in (image, disparity, 0.437, 7.31)]
+
+        @jax.jit
+        def loss(image, disparity, focus, blur):
+            lens = Lens(focus, blur)
+            picture = render_defocus(
+                image, disparity, lens, max_radius_px=max_radius_px, aperture=aperture
+            )
+            return jnp.sum(picture * probe)
+
+        slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*arguments)
+        for index, slope in enumerate(slopes):
+            assert slope.dtype == jnp.float64
+            direction = jnp.asarray(random.normal(size=slope.shape))
+            ends = []
+            for step in (1e-7, -1e-7):
+                moved = list(arguments)
+                moved[index] = moved[index] + step * direction
+                ends.append(loss(*moved))
+            yield float(jnp.sum(slope * direction)), float((ends[0] - ends[1]) / 2e-7)
+
+
+def test_derivatives_are_those_of_central_differences():
+    for reverse, central in directional_derivatives(4.5, Polygon(5)):
+        assert abs(central) > 1e-3
+        np.testing.assert_allclose(reverse, central, rtol=1e-5)
+
+
+def energy(image, disparity, lens):
+    return jnp.sum(render_defocus(image, disparity, lens, max_radius_px=4.0) ** 2)
+
+
+slopes_of_energy = jax.jit(jax.grad(energy, argnums=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("blur", [0.0, 5.0])
+@pytest.mark.parametrize("brightness", [0.0, 1.0])
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_derivatives_are_finite_in_the_corners(blur, brightness, edge):
+    image = jnp.full((SIZE, SIZE, 3), brightness)
+    disparity = jnp.zeros((SIZE, SIZE)).at[4:9, 5:12].set(edge)
+    for focus in (0.0, 1.0, 0.6):
+        for slope in jax.tree.leaves(slopes_of_energy(image, disparity, Lens(focus, blur))):
+            assert jnp.isfinite(slope).all()
+
+
+def test_more_blur_moves_light_farther_and_the_derivative_says_so():
+    image = jnp.zeros((SIZE, SIZE, 3)).at[8, 8].set(1.0)
+    disparity = jnp.ones((SIZE, SIZE))
+    y, x = np.mgrid[:SIZE, :SIZE] - 8
+    distance = jnp.float32(np.hypot(x, y) ** 2)[..., None]
+
+    @jax.jit
+    @jax.value_and_grad
+    def spread(blur):
+        picture = render_defocus(image, disparity, Lens(0.0, blur), max_radius_px=4.0)
+        return jnp.sum(picture * distance) / 3
+
+    # r^2 / 2 and the pixel's own 1 / 6; between layers the slope is that of the chord.
+    value, slope = spread(jnp.float32(3.5))
+    np.testing.assert_allclose(value, 3.5**2 / 2 + 1 / 8 + 1 / 6, rtol=0.01)
+    np.testing.assert_allclose(slope, (4**2 - 3**2) / 2, rtol=0.02)
+
+
+def test_layers_lie_a_pixel_apart_or_as_many_as_asked():
+    np.testing.assert_array_equal(layer_radii_px(2.5), [-3, -2, -1, 0, 1, 2, 3])
+    np.testing.assert_array_equal(layer_radii_px(3.0, 5), [-3, -1.5, 0, 1.5, 3])
+    np.testing.assert_array_equal(layer_radii_px(0.0), [0])
+
+
+def test_fewer_layers_mix_their_kernels():
+    image = jnp.zeros((15, 15, 3)).at[7, 7].set(1.0)
+    picture = render(image, jnp.ones((15, 15)), Lens(0.0, 3.0), max_radius_px=6.0, num_layers=5)
+    np.testing.assert_allclose(picture[..., 0], aperture_kernel(Disc(), 3.0, 7), atol=1e-6)
+    picture = render(image, jnp.ones((15, 15)), Lens(0.0, 4.5), max_radius_px=6.0, num_layers=5)
+    mixed = (aperture_kernel(Disc(), 3.0, 7) + aperture_kernel(Disc(), 6.0, 7)) / 2
+    np.testing.assert_allclose(picture[..., 0], mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_radius_px": -1.0}, "max_radius_px must be finite and >= 0, got -1.0"),
+        ({"max_radius_px": math.nan}, "max_radius_px must be finite and >= 0, got nan"),
+        ({"max_radius_px": 4.0, "num_layers": 4}, "num_layers must be odd and at least 3, got 4"),
+        ({"max_radius_px": 4.0, "num_layers": 1}, "num_layers must be odd and at least 3, got 1"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    image, disparity = float32_scene(0)
+    with pytest.raises(ValueError, match=message):
+        render_defocus(image, disparity, Lens(0.0, 1.0), **options)
+
+
+def test_a_lens_batch_that_does_not_fit_is_named():
+    image, disparity = float32_scene(0)
+    with pytest.raises(ValueError, match=r"lens of shape \(2,\) does not fit"):
+        render_defocus(image, disparity, Lens(jnp.zeros(2), 1.0), max_radius_px=2.0)
