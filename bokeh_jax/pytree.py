@@ -19,9 +19,7 @@ def static_field(**keywords: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **keywords)
 
 
-@typing.dataclass_transform(
-    frozen_default=True, field_specifiers=(dataclasses.field, static_field)
-)
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static_field))
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass, registered as a pytree node with named children."""
     cls = dataclasses.dataclass(frozen=True)(cls)
@@ -38,7 +36,10 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     def unflatten(structure: tuple[Any, ...], children) -> T:
         node = object.__new__(cls)
-        for name, value in (*zip(static, structure, strict=True), *zip(data, children, strict=True)):
+        for name, value in (
+            *zip(static, structure, strict=True),
+            *zip(data, children, strict=True),
+        ):
             object.__setattr__(node, name, value)
         return node
 

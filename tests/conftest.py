@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+pytest_plugins = ["tiny_experiment"]
+
 CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"
 
 jax.config.update("jax_platforms", "cpu")

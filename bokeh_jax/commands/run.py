@@ -20,7 +20,7 @@ def evaluate_workdir(
     workdir: Path, *, step: int | None, use_ema: bool, overrides: list[str]
 ) -> None:
     """Scores a checkpoint: a table on stdout, scores and pictures in the run's folder."""
-    step = checkpoint.newest_step(workdir) if step is None else step
+    step = checkpoint.existing_step(workdir, step)
     config = checkpoint.load_config(workdir, step)
     config = config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
     results = evaluate(config, checkpoint.load_params(workdir, step, use_ema=use_ema))

@@ -7,6 +7,7 @@ stacking weight of target 1. Below each photograph stands its camera.
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
@@ -49,7 +50,7 @@ def contact_sheet(
         return scenes, photograph_pairs(scenes, cameras, simulation)
 
     scenes, pairs = jax.device_get(shoot(batch, keys))
-    encode = lambda image: np.clip(np.asarray(linear_to_srgb(image)), 0.0, 1.0)  # noqa: E731
+    encode = lambda image: np.clip(np.asarray(linear_to_srgb(jnp.asarray(image))), 0.0, 1.0)  # noqa: E731
     count = pairs.targets.shape[1]
     zoom = max(1, 128 // simulation.size_px)
     cell = simulation.size_px * zoom

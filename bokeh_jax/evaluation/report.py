@@ -24,6 +24,7 @@ NAMES = {
     "lens_blur": "lens blur, as if all in focus",
     "model": "model",
 }
+Point = tuple[int | float, int | float]
 TASK_NAMES = {"refocus": "refocus", "add_bokeh": "add bokeh", "deblur": "deblur"}
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -68,7 +69,7 @@ def _figure(picture: Picture) -> str:
 
 
 def line_chart(
-    title: str, series: Mapping[str, Sequence[tuple[float, float]]], *, size=(460, 240)
+    title: str, series: Mapping[str, Sequence[Point]], *, size: tuple[int, int] = (460, 240)
 ) -> str:
     """A chart as inline SVG: name -> points (x, y)."""
     width, height = size
@@ -80,7 +81,7 @@ def line_chart(
     x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
     x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1e-9)
 
-    def place(x: float, y: float) -> str:
+    def place(x: int | float, y: int | float) -> str:
         across = left + (x - x0) / (x1 - x0) * (width - left - right)
         down = height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom)
         return f"{across:.1f},{down:.1f}"
@@ -146,7 +147,7 @@ def verdict(scores: Mapping[str, Any], split: str) -> str:
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
-    def points(name: str) -> list[tuple[float, float]]:
+    def points(name: str) -> list[Point]:
         return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
     charts = [

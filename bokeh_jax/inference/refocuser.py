@@ -146,7 +146,7 @@ class Refocuser:
         Raises:
             InvalidInput: no checkpoint there.
         """
-        found = checkpoint.newest_step(workdir) if step is None else step
+        found = checkpoint.existing_step(workdir, step)
         config = checkpoint.load_config(workdir, found)
         return cls(config, checkpoint.load_params(workdir, found, use_ema=use_ema), found)
 

@@ -83,7 +83,9 @@ def photograph_pairs(scenes: Scene, cameras: Cameras, config: SimulationConfig) 
     )
 
 
-def simulate_pairs(batch: dict[str, Array], keys: Key[Array, " b"], config: SimulationConfig) -> Pairs:
+def simulate_pairs(
+    batch: dict[str, Array], keys: Key[Array, " b"], config: SimulationConfig
+) -> Pairs:
     """Draws crops and cameras for a scene batch and photographs them.
 
     Args:

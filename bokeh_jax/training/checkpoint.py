@@ -82,11 +82,11 @@ def _load(workdir: str | Path, step: int, abstract: dict[str, Any]) -> dict[str,
     return ocp.load_checkpointables(_directory(workdir).resolve() / str(step), abstract)
 
 
-def newest_step(workdir: str | Path) -> int:
-    """Step of the newest checkpoint.
+def existing_step(workdir: str | Path, step: int | None = None) -> int:
+    """`step`, or the newest one where it is None.
 
     Raises:
-        InvalidInput: the folder is missing or holds no checkpoint.
+        InvalidInput: the folder is missing, holds no checkpoint, or none of that step.
     """
     found = steps(workdir)
     if not found:
@@ -94,7 +94,11 @@ def newest_step(workdir: str | Path) -> int:
             f"checkpoint folder {workdir} holds no checkpoint; allowed: the --workdir of a "
             "training run that has saved at least once"
         )
-    return found[-1]
+    if step is not None and step not in found:
+        raise InvalidInput(
+            f"checkpoint of step {step} is not in {workdir}; allowed: {', '.join(map(str, found))}"
+        )
+    return found[-1] if step is None else step
 
 
 def load_config(workdir: str | Path, step: int) -> ExperimentConfig:
@@ -149,5 +153,9 @@ def load_params(workdir: str | Path, step: int, *, use_ema: bool = True) -> Any:
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
-    state = _load(workdir, step, {"state": placed})["state"]
-    return state.ema if use_ema else state.params
+    # Only the wanted part is read: the other trees may not even fit on one device.
+    part = "ema" if use_ema else "params"
+    wanted = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if path[0].name == part else ocp.PLACEHOLDER, placed
+    )
+    return getattr(_load(workdir, step, {"state": wanted})["state"], part)

@@ -89,12 +89,21 @@ def compile_step(
     return jitted.lower(state, batch).compile()
 
 
-merge_metrics = jax.jit(lambda first, second: first.merge(second))
+# clu divides float totals by integer counts, which strict promotion refuses.
+_CLU_PROMOTION = "standard"
+
+
+@jax.jit
+def merge_metrics(
+    first: clu_metrics.Collection, second: clu_metrics.Collection
+) -> clu_metrics.Collection:
+    """Metrics of the steps of both, on the device."""
+    with jax.numpy_dtype_promotion(_CLU_PROMOTION):
+        return first.merge(second)
 
 
 @jax.jit
 def compute_metrics(metrics: clu_metrics.Collection) -> dict[str, Array]:
-    """Means over the merged steps, on the device."""
-    # clu divides float totals by integer counts, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
+    """Means over the merged steps (last values where a mean says nothing), on the device."""
+    with jax.numpy_dtype_promotion(_CLU_PROMOTION):
         return metrics.compute()

@@ -94,7 +94,7 @@ def _initial_state(
     config: ExperimentConfig, workdir: Path, mesh: Mesh, fingerprint: str
 ) -> tuple[TrainState, checkpoint.DataPosition]:
     if checkpoint.steps(workdir):
-        step = checkpoint.newest_step(workdir)
+        step = checkpoint.existing_step(workdir)
         state, position = checkpoint.restore(workdir, step, config, mesh)
         if position.dataset_fingerprint != fingerprint:
             raise InvalidInput(

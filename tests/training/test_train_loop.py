@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny, finished, tmp_path):
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(InvalidInput, match=r"holds no checkpoint"):
-        checkpoint.newest_step(tmp_path)
+        checkpoint.existing_step(tmp_path)
 
 
 def test_a_dataset_of_other_content_is_refused_on_resume(tiny, finished, tmp_path):

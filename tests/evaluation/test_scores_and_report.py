@@ -1,0 +1,158 @@
+import base64
+import io
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from bokeh_jax import config as config_lib
+from bokeh_jax.evaluation.metrics import mean_with_interval, psnr_db
+from bokeh_jax.evaluation.report import Picture, line_chart, verdict, write_report
+from bokeh_jax.evaluation.suite import METHODS, TASKS, evaluate, summary, task_simulation
+from bokeh_jax.models import init_params
+
+
+def test_psnr_against_scikit_image():
+    rng = np.random.default_rng(0)
+    truth, images = rng.uniform(size=(2, 5, 8, 9, 3)).astype(np.float32)
+    expected = [
+        peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in zip(truth, images, strict=True)
+    ]
+    np.testing.assert_allclose(psnr_db(images, truth), expected, rtol=1e-6)
+    np.testing.assert_allclose(psnr_db(truth, truth), 20 * np.log10(255 * 4), rtol=1e-6)
+
+
+def test_mean_and_interval_by_hand():
+    mean = mean_with_interval(np.array([1.0, 2.0, 3.0, 6.0]))
+    # s² = (4 + 1 + 0 + 9) / 3, half width 1.96 √(s²/4)
+    assert mean.mean == 3.0
+    assert mean.half_width == pytest.approx(1.96 * (14 / 3 / 4) ** 0.5)
+    assert mean_with_interval(np.array([1.0])).half_width == float("inf")
+    with pytest.raises(ValueError, match=r"0 values"):
+        mean_with_interval(np.array([]))
+
+
+def test_the_interval_covers_the_mean_in_95_of_100_draws():
+    rng = np.random.default_rng(1)
+    covered = [
+        abs(mean.mean - 4.0) <= mean.half_width
+        for mean in (mean_with_interval(rng.normal(4.0, 2.0, 100)) for _ in range(2000))
+    ]
+    assert 0.93 < np.mean(covered) < 0.965
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny):
+    """Scores of start values, whose answer is the lens blur itself."""
+    params = jax.jit(lambda: init_params(tiny.model, jax.random.key(0), 16, 16))()
+    return evaluate(tiny, params)
+
+
+def test_every_task_is_scored_on_every_split(untrained, tiny):
+    found = {(result.split, result.task) for result in untrained}
+    assert found == {(split, task) for split in tiny.evaluation.splits for task in TASKS}
+    for result in untrained:
+        assert all(len(result.psnr_db[method]) == 8 * 2 for method in METHODS)
+        assert result.pictures.shape == (6, 4, 16, 16, 3)
+
+
+def test_an_untrained_network_scores_as_the_lens_blur(untrained):
+    for result in untrained:
+        np.testing.assert_allclose(result.psnr_db["model"], result.psnr_db["lens_blur"], atol=1e-3)
+        assert abs(result.gain("lens_blur").mean) < 1e-3
+
+
+def test_tasks_differ_as_their_names_say(untrained):
+    means = {result.task: result for result in untrained}
+    # Blurring a sharp photograph is what the lens blur is made for.
+    assert means["add_bokeh"].gain("unchanged").mean > 3.0
+    # Asked for blur 0 it returns the reference.
+    deblur = means["deblur"].psnr_db
+    np.testing.assert_allclose(deblur["lens_blur"], deblur["unchanged"], atol=1e-3)
+
+
+def test_task_simulation_changes_only_the_rates(tiny):
+    simulation = task_simulation(tiny.simulation, "add_bokeh")
+    assert simulation.cameras.all_in_focus_reference_rate == 1.0
+    assert simulation.cameras.blur_fraction_max == tiny.simulation.cameras.blur_fraction_max
+    assert simulation.size_px == tiny.simulation.size_px
+
+
+def scores_with_gain(gain, half_width):
+    entry = {"mean": gain, "half_width": half_width, "count": 9}
+    psnr = {name: {"mean": 25.0, "half_width": 0.5, "count": 9} for name in METHODS}
+    psnr["model"] = {"mean": 26.0, "half_width": 0.5, "count": 9}
+    gains = {"unchanged": entry, "lens_blur": entry}
+    return {"eval_heldout/refocus": {"images": 9, "psnr_db": psnr, "gain_db": gains}}
+
+
+@pytest.mark.parametrize(
+    ("gain", "half_width", "word"),
+    [
+        (1.0, 0.5, "ahead of"),
+        (-1.0, 0.5, "behind"),
+        (0.4, 0.5, "not told apart from"),
+        (-0.4, 0.5, "not told apart from"),
+    ],
+)
+def test_the_verdict_says_what_the_interval_allows(gain, half_width, word):
+    sentence = verdict(scores_with_gain(gain, half_width), "eval_heldout")
+    assert sentence.count(word) == 2
+    assert f"{gain:+.2f}" in sentence
+
+
+def test_a_chart_places_points_by_value():
+    chart = line_chart("t", {"a": [(0, 1.0), (10, 3.0), (5, 2.0)]}, size=(200, 100))
+    points = re.search(r'points="([^"]+)"', chart)
+    assert points is not None
+    (x0, y0), (x1, y1), (x2, y2) = (
+        tuple(map(float, pair.split(","))) for pair in points.group(1).split()
+    )
+    assert x0 < x2 < x1
+    assert y0 > y2 > y1
+    assert x2 == pytest.approx((x0 + x1) / 2)
+    assert y2 == pytest.approx((y0 + y1) / 2)
+    assert "no values" in line_chart("t", {"a": []})
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.uniform(size=(8, 12, 3)).astype(np.float32)
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="a < b",
+        summary_lines=["words"],
+        scores=scores_with_gain(1.0, 0.2),
+        metric_lines=[{"step": 1, "loss": 1.0, "flow_loss": 2.0}, {"step": 2, "flow_loss": 1.0}],
+        task_pictures=[Picture("scenes & more", image, pixels=True)],
+        photo_pictures=[Picture("photo", image)],
+    )
+    text = path.read_text(encoding="utf-8")
+    assert "a &lt; b" in text
+    assert "scenes &amp; more" in text
+    assert "26.00 ± 0.50" in text
+    assert "http" not in text
+    encoded = re.findall(r"base64,([^\"]+)", text)
+    assert len(encoded) == 2
+    with Image.open(io.BytesIO(base64.b64decode(encoded[0]))) as shown:
+        np.testing.assert_allclose(np.asarray(shown) / 255.0, image, atol=0.6 / 255)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_summary_survives_json(untrained):
+    tree = json.loads(json.dumps(summary(untrained)))
+    assert set(tree) == {f"{result.split}/{result.task}" for result in untrained}
+    assert tree["eval_heldout/deblur"]["images"] == 16
+
+
+def test_too_few_scenes_for_a_batch_are_refused(tiny):
+    small = config_lib.resolve(
+        json.loads(config_lib.to_json(tiny)), ["evaluation.batch_size=9", "evaluation.num_scenes=9"]
+    )
+    with pytest.raises(config_lib.InvalidInput, match=r"8 scenes; allowed: .*batch_size=9"):
+        evaluate(small, {})

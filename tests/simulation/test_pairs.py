@@ -1,0 +1,164 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bokeh_jax.optics import Lens, composite_layers, srgb_to_linear, visible_disparity
+from bokeh_jax.simulation import (
+    CameraConfig,
+    Cameras,
+    SimulationConfig,
+    crop_scene,
+    margin_for,
+    photograph,
+    photograph_pairs,
+    physics_guess,
+    simulate_pairs,
+)
+from data_pipeline.layered import LayeredSource
+
+SIZE_PX, RADIUS_PX, STORED_PX = 12, 2.0, 24
+SIMULATION = SimulationConfig(
+    size_px=SIZE_PX, cameras=CameraConfig(blur_fraction_min=0.05, blur_fraction_max=2.0 / 12)
+)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    source = LayeredSource(size_px=STORED_PX, seed=2, max_layers=3)
+    scenes = [source.scene("train", index) for index in range(3)]
+    layers = np.zeros((3, 3, STORED_PX, STORED_PX, 4), np.uint8)
+    planes = np.zeros((3, 3, 3), np.float32)
+    for row, scene in enumerate(scenes):
+        count = len(scene["layers"])
+        layers[row, :count] = scene["layers"]
+        planes[row, :count] = scene["layer_disparity"]
+    return {
+        "layers": jnp.asarray(layers),
+        "layer_disparity": jnp.asarray(planes),
+        "scene_id": jnp.arange(3, dtype=jnp.int32),
+    }
+
+
+def record_of(batch, row):
+    return {name: value[row] for name, value in batch.items() if name != "scene_id"}
+
+
+def whole_frame(record):
+    """All in focus and disparity of the stored frame."""
+    alpha = record["layers"][..., 3:].astype(jnp.float32) / 255.0
+    color = srgb_to_linear(record["layers"][..., :3].astype(jnp.float32) / 255.0)
+    layers = jnp.concatenate([color, alpha], axis=-1)
+    disparity = visible_disparity(layers[..., 3], record["layer_disparity"])
+    return np.asarray(composite_layers(layers)), np.asarray(disparity)
+
+
+def test_the_centre_crop_is_the_centre(batch):
+    record = record_of(batch, 0)
+    scene = crop_scene(record, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    image, disparity = whole_frame(record)
+    first = (STORED_PX - SIZE_PX) // 2
+    window = slice(first, first + SIZE_PX)
+    np.testing.assert_allclose(scene.image, image[window, window], atol=1e-6)
+    np.testing.assert_allclose(scene.disparity, disparity[window, window], atol=1e-5)
+
+
+def test_a_random_crop_moves_pixels_and_planes_together(batch):
+    record = record_of(batch, 1)
+    image, disparity = whole_frame(record)
+    margin_px, offsets = margin_for(RADIUS_PX), set()
+    for index in range(12):
+        key = jax.random.fold_in(jax.random.key(0), index)
+        scene = crop_scene(record, key, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+        found = [
+            (row, column)
+            for row in range(STORED_PX - SIZE_PX + 1)
+            for column in range(STORED_PX - SIZE_PX + 1)
+            if np.allclose(
+                scene.image, image[row : row + SIZE_PX, column : column + SIZE_PX], atol=1e-6
+            )
+        ]
+        assert len(found) == 1
+        row, column = found[0]
+        seen = disparity[row : row + SIZE_PX, column : column + SIZE_PX]
+        np.testing.assert_allclose(scene.disparity, seen, atol=1e-5)
+        # Light from beyond the frame stays available on every side.
+        assert margin_px <= min(row, column)
+        assert max(row, column) + SIZE_PX + margin_px <= STORED_PX
+        offsets.add(found[0])
+    assert len(offsets) > 4
+
+
+def test_a_stored_frame_without_room_for_the_margin_is_refused(batch):
+    with pytest.raises(ValueError, match=r"24x24 px; .* needs at least 34 px"):
+        crop_scene(record_of(batch, 0), None, size_px=SIZE_PX, max_radius_px=10.0)
+
+
+def test_without_blur_a_photograph_is_all_in_focus(batch):
+    scene = crop_scene(record_of(batch, 2), None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    lens = Lens(focus_disparity=jnp.float32(0.3), blur_px=jnp.float32(0.0))
+    shot = photograph(scene, lens, max_radius_px=RADIUS_PX)
+    np.testing.assert_allclose(shot, scene.image, atol=1e-5)
+
+
+def test_photographs_and_layered_scenes_agree_where_nothing_is_hidden(batch):
+    record = record_of(batch, 0)
+    one_layer = {
+        "layers": record["layers"][1:2].at[..., 3].set(255),
+        "layer_disparity": jnp.array([[0.01, 0.0, 0.3]]),
+    }
+    scene = crop_scene(one_layer, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    flat = {
+        "image": one_layer["layers"][0, ..., :3],
+        "disparity": jnp.broadcast_to(
+            0.3 + 0.01 * jnp.arange(STORED_PX, dtype=jnp.float32), (24, 24)
+        ),
+    }
+    photo = crop_scene(flat, None, size_px=STORED_PX, max_radius_px=RADIUS_PX)
+    lens = Lens(focus_disparity=jnp.float32(0.9), blur_px=jnp.float32(4.0))
+    layered = photograph(scene, lens, max_radius_px=RADIUS_PX)
+    window = slice(6, 18)
+    whole = photograph(photo, lens, max_radius_px=RADIUS_PX)[window, window]
+    np.testing.assert_allclose(layered, whole, atol=2e-3)
+
+
+def test_pairs_hold_what_their_cameras_see(batch):
+    keys = jax.random.split(jax.random.key(1), 3)
+    pairs = jax.jit(lambda batch, keys: simulate_pairs(batch, keys, SIMULATION))(batch, keys)
+    assert pairs.targets.shape == (3, 2, SIZE_PX, SIZE_PX, 3)
+    np.testing.assert_allclose(pairs.weights.sum(axis=1), 1.0, atol=1e-6)
+    # The weights prefer, at each target's focus point, that target.
+    for row in range(3):
+        for target in range(2):
+            x, y = np.minimum(
+                (np.asarray(pairs.cameras.focus_points[row, target]) * 12).astype(int), 11
+            )
+            assert pairs.weights[row, target, y, x] >= 0.5
+
+
+def test_one_scene_is_simulated_alike_in_any_batch(batch):
+    keys = jax.random.split(jax.random.key(1), 3)
+    whole = simulate_pairs(batch, keys, SIMULATION)
+    alone = simulate_pairs({name: value[2:] for name, value in batch.items()}, keys[2:], SIMULATION)
+    np.testing.assert_allclose(whole.targets[2], alone.targets[0], atol=1e-5)
+    np.testing.assert_array_equal(whole.cameras.focus_points[2], alone.cameras.focus_points[0])
+
+
+def test_the_guess_is_exact_for_a_sharp_reference_of_one_surface(batch):
+    record = record_of(batch, 0)
+    flat = {
+        "layers": record["layers"][1:2].at[..., 3].set(255)[None],
+        "layer_disparity": jnp.array([[[0.0, 0.0, 0.2]]]),
+    }
+    scenes = jax.vmap(
+        lambda record: crop_scene(record, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    )(flat)
+    sharp = Lens(focus_disparity=jnp.zeros(1), blur_px=jnp.zeros(1))
+    target = Lens(focus_disparity=jnp.full((1, 2), 0.9), blur_px=jnp.full((1, 2), 2.0))
+    cameras = Cameras(reference=sharp, targets=target, focus_points=jnp.zeros((1, 2, 2)))
+    pairs = photograph_pairs(scenes, cameras, SIMULATION)
+    first = jax.tree.map(lambda leaf: leaf[:, 0], target)
+    guess = physics_guess(pairs.reference, pairs.disparity, first, max_radius_px=RADIUS_PX)
+    # Away from the border, where the frame's edge is replicated.
+    inner = slice(3, -3)
+    np.testing.assert_allclose(guess[0, inner, inner], pairs.targets[0, 0, inner, inner], atol=1e-4)
