@@ -1,4 +1,4 @@
-"""A tiny experiment that trains in seconds, and the dataset it trains on (fixtures of every test)."""
+"""A tiny experiment that trains in seconds, and its dataset: fixtures for every test."""
 
 import pytest
 

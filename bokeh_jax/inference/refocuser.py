@@ -178,10 +178,12 @@ class Refocuser:
         Raises:
             InvalidInput: what `check_request` refuses.
         """
-        pixels = image.astype(np.float32) / 255.0 if image.dtype == np.uint8 else np.float32(image)
+        scale = 255.0 if image.dtype == np.uint8 else 1.0
+        pixels = image.astype(np.float32) / np.float32(scale)
         check_request(pixels, focus, blur, disparity)
+        height_px, width_px, _ = pixels.shape
         size = working_size(
-            *pixels.shape[:2], self.config.simulation.size_px, self.config.model.patch_size
+            height_px, width_px, self.config.simulation.size_px, self.config.model.patch_size
         )
         small = np.clip(resize(pixels, *size), 0.0, 1.0)
         known = np.zeros(size, np.float32) if disparity is None else disparity.astype(np.float32)
@@ -201,9 +203,9 @@ class Refocuser:
         if disparity is not None and full_resolution:
             correction = np.asarray(sample - conditions.guess)[0] / 2.0
             answer = lens_blur(pixels, disparity, focus, blur)
-            answer = answer + resize(correction, *pixels.shape[:2])
+            answer = answer + resize(correction, height_px, width_px)
         else:
-            answer = resize(np.asarray(sample)[0] / 2.0 + 0.5, *pixels.shape[:2])
+            answer = resize(np.asarray(sample)[0] / 2.0 + 0.5, height_px, width_px)
         return Refocused(np.clip(answer, 0.0, 1.0), size, full_resolution)
 
     def _sample(

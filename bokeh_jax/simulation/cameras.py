@@ -99,15 +99,16 @@ def sample_cameras(
     points = jax.random.uniform(name(0), (_CANDIDATE_POINTS * config.num_targets + 1, 2))
     focus_disparity = disparity_at(disparity, points)
 
-    chosen = [1]
+    # Point 0 is the reference's, then come the candidates of target 0, target 1, ...
+    chosen = [jnp.int32(1)]
     distance = jnp.abs(focus_disparity - focus_disparity[1])
     for target in range(1, config.num_targets):
         start = 1 + _CANDIDATE_POINTS * target
-        window = jax.lax.dynamic_slice_in_dim(distance, start, _CANDIDATE_POINTS)
-        index = start + jnp.argmax(window)
+        window = distance[start : start + _CANDIDATE_POINTS]
+        index = (start + jnp.argmax(window)).astype(jnp.int32)
         chosen.append(index)
         distance = jnp.minimum(distance, jnp.abs(focus_disparity - focus_disparity[index]))
-    chosen = jnp.stack([jnp.asarray(index, jnp.int32) for index in chosen])
+    chosen = jnp.stack(chosen)
 
     blur_px = width_px * jax.random.uniform(
         name(1), (2,), minval=config.blur_fraction_min, maxval=config.blur_fraction_max
