@@ -13,6 +13,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bokeh_jax.optics import Lens, in_focus_weights, render_defocus
@@ -71,10 +72,15 @@ class Pairs:
 
 def photograph_pairs(scenes: Scene, cameras: Cameras, config: SimulationConfig) -> Pairs:
     """Photographs a batch of scenes with given cameras; batch axis `b` on every leaf."""
-    shoot = lambda scene, lens: photograph(scene, lens, max_radius_px=config.max_radius_px)  # noqa: E731
+    lenses = jax.tree.map(
+        lambda reference, targets: jnp.concatenate([reference[:, None], targets], axis=1),
+        cameras.reference,
+        cameras.targets,
+    )
+    photographs = photograph(scenes, lenses, max_radius_px=config.max_radius_px)
     return Pairs(
-        reference=jax.vmap(shoot)(scenes, cameras.reference),
-        targets=jax.vmap(shoot)(scenes, cameras.targets),
+        reference=photographs[:, 0],
+        targets=photographs[:, 1:],
         cameras=cameras,
         disparity=scenes.disparity,
         weights=in_focus_weights(

@@ -113,27 +113,33 @@ def crop_scene(
     )
 
 
-def photograph(scene: Scene, lens: Lens, *, max_radius_px: float) -> Float[Array, "*c h w 3"]:
-    """Takes photographs of one scene (no batch axis) with the cameras of `lens`, batch shape [*c].
+def photograph(scenes: Scene, lenses: Lens, *, max_radius_px: float) -> Float[Array, "b c h w 3"]:
+    """Takes c photographs of every scene of a batch, with lenses of batch shape [b, c].
+
+    One batched call of the renderer, and no `vmap` around it: the renderer skips layers that no
+    scene uses, which `vmap` would turn into computing and discarding them.
 
     Returns:
-        Linear light, [*c, h, w, 3].
+        Linear light, [b, c, h, w, 3].
     """
+    count = lenses.blur_px.shape[1]
 
-    def one(single: Lens) -> Float[Array, "h w 3"]:
-        if scene.layers is not None and scene.layer_disparity is not None:
-            return render_layers(
-                scene.layers,
-                scene.layer_disparity,
-                single,
-                aperture=Disc(),
-                max_radius_px=max_radius_px,
-                margin_px=scene.margin_px,
-            )
-        return render_defocus(
-            scene.image, scene.disparity, single, aperture=Disc(), max_radius_px=max_radius_px
+    def per_camera(value: Float[Array, "b *s"]) -> Float[Array, "b c *s"]:
+        return jnp.broadcast_to(value[:, None], (value.shape[0], count, *value.shape[1:]))
+
+    if scenes.layers is not None and scenes.layer_disparity is not None:
+        return render_layers(
+            per_camera(scenes.layers),
+            per_camera(scenes.layer_disparity),
+            lenses,
+            aperture=Disc(),
+            max_radius_px=max_radius_px,
+            margin_px=scenes.margin_px,
         )
-
-    if lens.blur_px.ndim == 0:
-        return one(lens)
-    return jax.vmap(one)(lens)
+    return render_defocus(
+        per_camera(scenes.image),
+        per_camera(scenes.disparity),
+        lenses,
+        aperture=Disc(),
+        max_radius_px=max_radius_px,
+    )

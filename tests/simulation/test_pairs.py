@@ -44,6 +44,14 @@ def record_of(batch, row):
     return {name: value[row] for name, value in batch.items() if name != "scene_id"}
 
 
+def photograph_one(scene, *, focus_disparity, blur_px):
+    lens = Lens(
+        focus_disparity=jnp.full((1, 1), focus_disparity), blur_px=jnp.full((1, 1), blur_px)
+    )
+    scenes = jax.tree.map(lambda leaf: leaf[None], scene)
+    return photograph(scenes, lens, max_radius_px=RADIUS_PX)[0, 0]
+
+
 def whole_frame(record):
     """All in focus and disparity of the stored frame."""
     alpha = record["layers"][..., 3:].astype(jnp.float32) / 255.0
@@ -96,8 +104,7 @@ def test_a_stored_frame_without_room_for_the_margin_is_refused(batch):
 
 def test_without_blur_a_photograph_is_all_in_focus(batch):
     scene = crop_scene(record_of(batch, 2), None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
-    lens = Lens(focus_disparity=jnp.float32(0.3), blur_px=jnp.float32(0.0))
-    shot = photograph(scene, lens, max_radius_px=RADIUS_PX)
+    shot = photograph_one(scene, focus_disparity=0.3, blur_px=0.0)
     np.testing.assert_allclose(shot, scene.image, atol=1e-5)
 
 
@@ -115,10 +122,9 @@ def test_photographs_and_layered_scenes_agree_where_nothing_is_hidden(batch):
         ),
     }
     photo = crop_scene(flat, None, size_px=STORED_PX, max_radius_px=RADIUS_PX)
-    lens = Lens(focus_disparity=jnp.float32(0.9), blur_px=jnp.float32(4.0))
-    layered = photograph(scene, lens, max_radius_px=RADIUS_PX)
+    layered = photograph_one(scene, focus_disparity=0.9, blur_px=4.0)
     window = slice(6, 18)
-    whole = photograph(photo, lens, max_radius_px=RADIUS_PX)[window, window]
+    whole = photograph_one(photo, focus_disparity=0.9, blur_px=4.0)[window, window]
     np.testing.assert_allclose(layered, whole, atol=2e-3)
 
 
