@@ -44,8 +44,6 @@ from bokeh_jax.optics.matting import Surfaces, split_silhouettes
 # the same surface going on. Slopes of 0.2 px a pixel lose 15 dB without the share.
 _SAME_SURFACE_PX = 1.0
 _SAME_SURFACE_SHARE = 0.4
-# A layer borrows a little colour from what lies behind it where it shows nothing itself.
-_BORROWED = 1e-3
 # Least covered share of a kernel that is divided by; below it rounding would be amplified.
 _LEAST_COVERAGE = 1e-2
 
@@ -166,7 +164,7 @@ def _render_layers_far_to_near(
             sums = jax.lax.cond(is_sharp, lambda p, _: p, blur, sums, kernel)
             covered = jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
             color = sums[:, :3] / covered
-            alpha = jnp.clip(sums[:, 3:4] / covered, 0.0, 1.0)
+            alpha = sums[:, 3:4] / covered
             return light * (1 - alpha) + color, coverage * (1 - alpha) + alpha
 
         return jax.lax.cond(jnp.any(weight > 0), draw, lambda over: over, over), None
@@ -181,6 +179,7 @@ def _render_layers_far_to_near(
     # Only the picture so far is kept for the backward pass; a layer is drawn again from it.
     add_layer = jax.checkpoint(add_layer, prevent_cse=False)
     (light, coverage), _ = jax.lax.scan(add_layer, nothing, layers)
+    # Rounding in the transforms may leave less than black, which powers turn into NaN.
     return jnp.maximum(light, 0.0) / jnp.maximum(coverage, _LEAST_COVERAGE)
 
 
@@ -194,10 +193,9 @@ def _layer_sums(
     weight, seen = scene.share(*hats), scene.share(*steps)
     hidden = 1 - scene.share(_step(scene.near, beyond), _step(scene.far, beyond))
     light = scene.light(*hats)
-    color_confidence = jnp.broadcast_to(weight + _BORROWED * seen, light.shape)
     filled = fill_hidden(
-        jnp.concatenate([light + _BORROWED * scene.light(*steps), weight], axis=1),
-        jnp.concatenate([color_confidence, seen], axis=1),
+        jnp.concatenate([light, weight], axis=1),
+        jnp.concatenate([jnp.broadcast_to(weight, light.shape), seen], axis=1),
     )
     invented = hidden * filled[:, 3:]
     return jnp.concatenate(

@@ -165,8 +165,8 @@ def _over(premultiplied: Float[Array, "*b l h w 4"]) -> Float[Array, "*b h w 3"]
     layers = jnp.moveaxis(premultiplied, -4, 0)[::-1]
     light = jnp.zeros_like(layers[0, ..., :3])
     for layer in layers:
-        # Rounding in the transforms may leave an opacity slightly outside its range.
-        light = layer[..., :3] + (1 - jnp.clip(layer[..., 3:], 0.0, 1.0)) * light
+        light = layer[..., :3] + (1 - layer[..., 3:]) * light
+    # Rounding in the transforms may leave less than black, which powers turn into NaN.
     return jnp.maximum(light, 0.0)
 
 

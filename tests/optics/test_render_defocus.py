@@ -56,6 +56,7 @@ def test_a_point_of_light_becomes_the_aperture(aperture, radius_px):
         aperture, sign * outer, 9
     )
     np.testing.assert_allclose(picture, kernel[..., None] * [1.0, 2.0, 40.0], atol=4e-6)
+    assert picture.min() >= 0
 
 
 def test_radii_beyond_the_maximum_are_clamped_to_it():
