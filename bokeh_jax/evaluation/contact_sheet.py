@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 
 from bokeh_jax.optics import linear_to_srgb
-from bokeh_jax.simulation import SimulationConfig, crop_scene, photograph_pairs, sample_cameras
+from bokeh_jax.simulation import SimulationConfig, draw_scenes, photograph_pairs
 from bokeh_jax.training.rng import example_keys, step_key
 from data_pipeline.dataset import load_split
 
@@ -39,14 +39,7 @@ def contact_sheet(
 
     @jax.jit
     def shoot(records, keys):
-        scenes = jax.vmap(
-            lambda record, key: crop_scene(
-                record, key, size_px=simulation.size_px, max_radius_px=simulation.max_radius_px
-            )
-        )(records, keys)
-        cameras = jax.vmap(
-            lambda key, disparity: sample_cameras(key, disparity, simulation.cameras)
-        )(keys, scenes.disparity)
+        scenes, cameras = draw_scenes(records, keys, simulation)
         return scenes, photograph_pairs(scenes, cameras, simulation)
 
     scenes, pairs = jax.device_get(shoot(batch, keys))

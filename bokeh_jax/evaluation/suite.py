@@ -13,6 +13,8 @@ every checkpoint of every run meets the same questions.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,14 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.metrics import Mean, mean_with_interval, psnr_db
 from bokeh_jax.objectives import refocus_pairs, to_model_range
-from bokeh_jax.simulation import SimulationConfig, physics_guess, simulate_pairs
+from bokeh_jax.simulation import (
+    Cameras,
+    Scene,
+    SimulationConfig,
+    draw_scenes,
+    photograph_pairs,
+    physics_guess,
+)
 from bokeh_jax.training.rng import example_keys, step_key
 from data_pipeline.dataset import load_split
 
@@ -74,20 +83,23 @@ def _to_display(values: jax.Array) -> jax.Array:
     return jnp.clip(0.5 * (values + 1.0), 0.0, 1.0)
 
 
-def _make_answer(config: ExperimentConfig, task: str):
-    """Jitted (params, batch, keys) -> method and truth pictures, [b, m, h, w, 3] in [0, 1]."""
-    simulation = task_simulation(config.simulation, task)
+def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]]:
+    """Jitted (params, scenes, cameras, keys) -> pictures of methods and truth.
+
+    Pictures are [b, m, h, w, 3] in [0, 1]. Tasks differ in their cameras only, so they share it.
+    """
+    max_radius_px = config.simulation.max_radius_px
 
     @jax.jit
-    def answer(params: PyTree, batch: dict[str, jax.Array], keys: jax.Array):
-        pairs = simulate_pairs(batch, keys, simulation)
+    def answer(params: PyTree, scenes: Scene, cameras: Cameras, keys: jax.Array):
+        pairs = photograph_pairs(scenes, cameras, config.simulation)
         samples = refocus_pairs(
             params,
             pairs,
             keys,
             model=config.model,
             objective=config.objective,
-            max_radius_px=simulation.max_radius_px,
+            max_radius_px=max_radius_px,
             **dataclasses.asdict(config.sampler),
         )
         reference = jnp.broadcast_to(pairs.reference[:, None], pairs.targets.shape)
@@ -95,8 +107,8 @@ def _make_answer(config: ExperimentConfig, task: str):
         blurred = physics_guess(
             reference,
             jnp.broadcast_to(pairs.disparity[:, None], reference.shape[:-1]),
-            pairs.cameras.targets,
-            max_radius_px=simulation.max_radius_px,
+            cameras.targets,
+            max_radius_px=max_radius_px,
         )
         return {
             "unchanged": _to_display(to_model_range(reference)),
@@ -108,31 +120,39 @@ def _make_answer(config: ExperimentConfig, task: str):
     return answer
 
 
+def _load_scenes(config: ExperimentConfig, split: str) -> dict[str, np.ndarray]:
+    """Whole batches of a split: one compiled shape, and the same scenes at every call."""
+    settings = config.evaluation
+    scenes = load_split(Path(config.data.path), split, limit=settings.num_scenes)
+    count = len(scenes["scene_id"]) // settings.batch_size * settings.batch_size
+    if count == 0:
+        raise InvalidInput(
+            f"split {split} has {len(scenes['scene_id'])} scenes; allowed: "
+            f"evaluation.batch_size={settings.batch_size} or more"
+        )
+    return {name: value[:count] for name, value in scenes.items()}
+
+
 def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
     """Runs every task on every split of `config.evaluation`.
 
     Raises:
-        InvalidInput: the dataset lacks a split.
+        InvalidInput: the dataset lacks a split, or has too few scenes for one batch.
     """
-    settings = config.evaluation
-    results = []
+    settings, results = config.evaluation, []
+    answer = _make_answer(config)
     for task_index, task in enumerate(TASKS):
-        answer = _make_answer(config, task)
+        simulation = task_simulation(config.simulation, task)
+        draw = jax.jit(functools.partial(draw_scenes, config=simulation))
         for split in settings.splits:
-            scenes = load_split(Path(config.data.path), split, limit=settings.num_scenes)
+            scenes = _load_scenes(config, split)
             count = len(scenes["scene_id"])
-            if count < settings.batch_size:
-                raise InvalidInput(
-                    f"split {split} has {count} scenes; allowed: evaluation.batch_size="
-                    f"{settings.batch_size} or more"
-                )
             keys = example_keys(step_key(settings.seed, "evaluation", task_index), count)
             parts = []
-            # Whole batches only: one compiled shape, and the same scenes at every call.
-            for start in range(0, count - settings.batch_size + 1, settings.batch_size):
+            for start in range(0, count, settings.batch_size):
                 rows = slice(start, start + settings.batch_size)
                 batch = {name: value[rows] for name, value in scenes.items()}
-                parts.append(jax.device_get(answer(params, batch, keys[rows])))
+                parts.append(jax.device_get(answer(params, *draw(batch, keys[rows]), keys[rows])))
             pictures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             results.append(_score(split, task, pictures))
     return results

@@ -4,6 +4,7 @@ from bokeh_jax.simulation.cameras import CameraConfig, Cameras, disparity_at, sa
 from bokeh_jax.simulation.pairs import (
     Pairs,
     SimulationConfig,
+    draw_scenes,
     photograph_pairs,
     physics_guess,
     simulate_pairs,
@@ -18,6 +19,7 @@ __all__ = [
     "SimulationConfig",
     "crop_scene",
     "disparity_at",
+    "draw_scenes",
     "margin_for",
     "photograph",
     "photograph_pairs",

@@ -89,10 +89,10 @@ def photograph_pairs(scenes: Scene, cameras: Cameras, config: SimulationConfig) 
     )
 
 
-def simulate_pairs(
+def draw_scenes(
     batch: dict[str, Array], keys: Key[Array, " b"], config: SimulationConfig
-) -> Pairs:
-    """Draws crops and cameras for a scene batch and photographs them.
+) -> tuple[Scene, Cameras]:
+    """Draws a crop and the cameras of every scene of a batch; nothing is rendered yet.
 
     Args:
         batch: scene batch (docs/architecture.md), on the device.
@@ -101,7 +101,7 @@ def simulate_pairs(
     """
     records = {name: value for name, value in batch.items() if name != "scene_id"}
 
-    def prepare(record: dict[str, Array], key: Key[Array, ""]) -> tuple[Scene, Cameras]:
+    def draw(record: dict[str, Array], key: Key[Array, ""]) -> tuple[Scene, Cameras]:
         scene = crop_scene(
             record,
             jax.random.fold_in(key, 0),
@@ -110,7 +110,14 @@ def simulate_pairs(
         )
         return scene, sample_cameras(jax.random.fold_in(key, 1), scene.disparity, config.cameras)
 
-    scenes, cameras = jax.vmap(prepare)(records, keys)
+    return jax.vmap(draw)(records, keys)
+
+
+def simulate_pairs(
+    batch: dict[str, Array], keys: Key[Array, " b"], config: SimulationConfig
+) -> Pairs:
+    """Draws crops and cameras as `draw_scenes` does, and photographs the scenes with them."""
+    scenes, cameras = draw_scenes(batch, keys, config)
     return photograph_pairs(scenes, cameras, config)
 
 
