@@ -69,3 +69,29 @@ def test_half_trusted_pixels_are_pulled_towards_their_surroundings():
     values[4, 4] = 1.0
     filled = np.asarray(fill_hidden(jnp.asarray(values * confidence), jnp.asarray(confidence)))
     assert 0.49 < filled[4, 4] < 0.6
+
+
+def membrane(values, known):
+    """Least gradient energy inside the hole: one linear equation for each hidden pixel."""
+    unknown = {tuple(pixel): row for row, pixel in enumerate(np.argwhere(~known))}
+    system, right = np.eye(len(unknown)), np.zeros(len(unknown))
+    for (y, x), row in unknown.items():
+        for dy, dx in np.ndindex(3, 3):
+            weight = [0, 0.2, 0.05][abs(dy - 1) + abs(dx - 1)]
+            neighbour = (y + dy - 1, x + dx - 1)
+            if neighbour in unknown:
+                system[row, unknown[neighbour]] -= weight
+            else:
+                right[row] += weight * values[neighbour]
+    return np.linalg.solve(system, right)
+
+
+def test_a_hole_comes_near_the_membrane():
+    y, x = np.mgrid[:32, :32]
+    values = np.sin(0.21 * x + 0.1 * y) + 0.5 * np.cos(0.33 * y - 0.2 * x)
+    known = np.hypot(x - 15, y - 17) > 7.3
+    confidence = jnp.float32(known)
+    filled = np.asarray(fill_hidden(jnp.float32(values) * confidence, confidence))
+    error = filled[~known] - membrane(values, known)
+    # Push-pull without sweeps misses by 0.18, and with trust in full pixels only by 0.19.
+    assert np.sqrt(np.mean(error**2)) < 0.115
