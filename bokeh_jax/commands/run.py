@@ -6,7 +6,7 @@ from pathlib import Path
 from bokeh_jax import config as config_lib
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.report import Picture, verdict, write_report
-from bokeh_jax.evaluation.suite import evaluate, summary
+from bokeh_jax.evaluation.suite import METHODS, evaluate, summary
 from bokeh_jax.inference.photo_file import Photo, read_photo, write_photo
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.panels import grid
@@ -34,12 +34,12 @@ def evaluate_workdir(
     temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / SCORES_FILE)
     print(f"step {step}; PSNR in dB, mean ± 95 % interval")
-    print(f"{'task':32}{'unchanged':>16}{'lens blur':>16}{'model':>16}{'model - blur':>16}")
+    titles = ("unchanged", "lens blur", "model", "known camera", "model - blur")
+    print(f"{'task':26}" + "".join(f"{title:>15}" for title in titles))
     for result in results:
-        means = "".join(
-            f"{result.mean(name)!s:>16}" for name in ("unchanged", "lens_blur", "model")
-        )
-        print(f"{result.task + ', ' + result.split:32}{means}{result.gain('lens_blur')!s:>16}")
+        means = [result.mean(name) for name in METHODS]
+        cells = "".join(f"{cell!s:>15}" for cell in (*means, result.gain("lens_blur")))
+        print(f"{result.task + ', ' + result.split:26}{cells}")
 
 
 def _photo_picture(item: str) -> Picture:

@@ -23,6 +23,7 @@ NAMES = {
     "unchanged": "input unchanged",
     "lens_blur": "lens blur, as if all in focus",
     "model": "model",
+    "model_known_camera": "model, told the reference's camera",
 }
 Point = tuple[int | float, int | float]
 TASK_NAMES = {"refocus": "refocus", "add_bokeh": "add bokeh", "deblur": "deblur"}

@@ -7,9 +7,9 @@ Tasks, all from the run's own blur range with the camera rates set to one of the
     deblur      reference defocused, targets all in focus
 
 Methods: `unchanged` returns the reference; `lens_blur` blurs the reference as if it were all in
-focus, with the true disparity; `model` is the checkpoint, told disparity and asked camera. No
-method is told the reference's camera. Cameras and noise come from the evaluation's own seed, so
-every checkpoint of every run meets the same questions.
+focus, with the true disparity; `model` is the checkpoint, told disparity and asked camera;
+`model_known_camera` is told the reference's camera too. Crops, cameras and noise come from the
+evaluation's own seed, so every checkpoint of every run meets the same questions.
 """
 
 import dataclasses
@@ -38,7 +38,8 @@ from bokeh_jax.training.rng import example_keys, step_key
 from data_pipeline.dataset import load_split
 
 PyTree = Any
-METHODS = ("unchanged", "lens_blur", "model")
+METHODS = ("unchanged", "lens_blur", "model", "model_known_camera")
+BASELINES = METHODS[:2]
 # task -> (rate of all-in-focus references, rate of all-in-focus targets)
 TASKS = {"refocus": (0.0, 0.0), "add_bokeh": (1.0, 0.0), "deblur": (0.0, 1.0)}
 
@@ -93,15 +94,19 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
     @jax.jit
     def answer(params: PyTree, scenes: Scene, cameras: Cameras, keys: jax.Array):
         pairs = photograph_pairs(scenes, cameras, config.simulation)
-        samples = refocus_pairs(
-            params,
-            pairs,
-            keys,
-            model=config.model,
-            objective=config.objective,
-            max_radius_px=max_radius_px,
-            **dataclasses.asdict(config.sampler),
-        )
+        samples = {
+            name: refocus_pairs(
+                params,
+                pairs,
+                keys,
+                model=config.model,
+                objective=config.objective,
+                max_radius_px=max_radius_px,
+                reference_camera_given=known,
+                **dataclasses.asdict(config.sampler),
+            )
+            for name, known in (("model", False), ("model_known_camera", True))
+        }
         reference = jnp.broadcast_to(pairs.reference[:, None], pairs.targets.shape)
         # Not taken from the conditions: runs without the guide are compared with it too.
         blurred = physics_guess(
@@ -113,7 +118,7 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
         return {
             "unchanged": _to_display(to_model_range(reference)),
             "lens_blur": _to_display(to_model_range(blurred)),
-            "model": _to_display(samples),
+            **{name: _to_display(sample) for name, sample in samples.items()},
             "truth": _to_display(to_model_range(pairs.targets)),
         }
 
@@ -171,9 +176,7 @@ def summary(results: list[TaskResult]) -> dict[str, Any]:
         f"{result.split}/{result.task}": {
             "images": len(result.psnr_db["model"]),
             "psnr_db": {name: dataclasses.asdict(result.mean(name)) for name in METHODS},
-            "gain_db": {
-                name: dataclasses.asdict(result.gain(name)) for name in METHODS if name != "model"
-            },
+            "gain_db": {name: dataclasses.asdict(result.gain(name)) for name in BASELINES},
         }
         for result in results
     }

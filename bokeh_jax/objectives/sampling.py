@@ -91,10 +91,12 @@ def refocus_pairs(
     method: diffusion.Method = "euler",
     num_steps: int = 1,
     guidance_scale: float = 1.0,
+    reference_camera_given: bool = False,
 ) -> Float[Array, "b m h w 3"]:
-    """Every target of simulated pairs, told disparity and asked camera, not the reference's camera.
+    """Every target of simulated pairs, told disparity and asked camera.
 
-    That is what a user of a photograph with depth can give.
+    That is what a user of a photograph with depth can give; of a photograph from a known camera
+    also the reference's.
 
     Args:
         params: the network's parameters.
@@ -106,17 +108,18 @@ def refocus_pairs(
         method: solver.
         num_steps: solver steps.
         guidance_scale: 1 is none.
+        reference_camera_given: tell the reference's camera too.
 
     Returns:
         Samples in the model's range.
     """
     scenes, count = pairs.targets.shape[:2]
-    ones, zeros = jnp.ones(scenes), jnp.zeros(scenes)
+    ones = jnp.ones(scenes)
     conditions = pair_conditions(
         pairs,
         disparity_given=ones,
         camera_given=ones,
-        reference_camera_given=zeros,
+        reference_camera_given=ones if reference_camera_given else 0.0 * ones,
         objective=objective,
         max_radius_px=max_radius_px,
     )
