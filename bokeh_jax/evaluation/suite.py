@@ -10,6 +10,9 @@ Methods: `unchanged` returns the reference; `lens_blur` blurs the reference as i
 focus, with the true disparity; `model` is the checkpoint, told disparity and asked camera;
 `model_known_camera` is told the reference's camera too. Crops, cameras and noise come from the
 evaluation's own seed, so every checkpoint of every run meets the same questions.
+
+Only the first target of a scene is scored: the one on a plane far from the reference's. The others
+may lie on the reference's own plane, where doing nothing scores best.
 """
 
 import dataclasses
@@ -51,7 +54,7 @@ class TaskResult:
     Attributes:
         split: dataset split.
         task: key of `TASKS`.
-        psnr_db: method -> PSNR of every target image, [n].
+        psnr_db: method -> PSNR of every scene's first target, [n].
         pictures: rows of (reference, lens blur, model, truth), [rows, 4, h, w, 3], sRGB [0, 1].
     """
 
@@ -165,7 +168,7 @@ def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
 
 def _score(split: str, task: str, pictures: dict[str, np.ndarray], rows: int = 6) -> TaskResult:
     truth = pictures["truth"]
-    scores = {method: psnr_db(pictures[method], truth).reshape(-1) for method in METHODS}
+    scores = {method: psnr_db(pictures[method][:, 0], truth[:, 0]) for method in METHODS}
     shown = [pictures[name][:rows, 0] for name in ("unchanged", "lens_blur", "model", "truth")]
     return TaskResult(split, task, scores, np.stack(shown, axis=1))
 

@@ -8,16 +8,17 @@ One scene gives one reference photograph and M targets. With blur K (signed radi
 
 An all-in-focus target is drawn only for a defocused reference: a pair of two sharp photographs
 teaches nothing. Focus follows the way people focus, by a point: a pixel is drawn and the disparity
-seen there becomes the focus plane. The M targets share K and lie on different planes (each next
-point is, of several drawn, the one farthest in disparity from those taken), because the stacking
-constraint blends photographs of one aperture with different focus (DiffCamera, arXiv 2509.26599).
+seen there becomes the focus plane. Of several points drawn, the first target takes the one farthest
+in disparity from the reference's (so it is refocused, and doing nothing is wrong), every next one
+the one farthest from the targets before it. The M targets share K, because the stacking constraint
+blends photographs of one aperture with different focus (DiffCamera, arXiv 2509.26599).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from bokeh_jax.optics import Lens
 from bokeh_jax.pytree import pytree_dataclass
@@ -100,15 +101,15 @@ def sample_cameras(
     focus_disparity = disparity_at(disparity, points)
 
     # Point 0 is the reference's, then come the candidates of target 0, target 1, ...
-    chosen = [jnp.int32(1)]
-    distance = jnp.abs(focus_disparity - focus_disparity[1])
-    for target in range(1, config.num_targets):
+    chosen: list[Integer[Array, ""]] = []
+    distance = jnp.abs(focus_disparity - focus_disparity[0])
+    for target in range(config.num_targets):
         start = 1 + _CANDIDATE_POINTS * target
         window = distance[start : start + _CANDIDATE_POINTS]
-        index = (start + jnp.argmax(window)).astype(jnp.int32)
-        chosen.append(index)
-        distance = jnp.minimum(distance, jnp.abs(focus_disparity - focus_disparity[index]))
-    chosen = jnp.stack(chosen)
+        chosen.append((start + jnp.argmax(window)).astype(jnp.int32))
+        taken = focus_disparity[jnp.stack(chosen)]
+        distance = jnp.min(jnp.abs(focus_disparity[:, None] - taken[None]), axis=1)
+    order = jnp.stack(chosen)
 
     blur_px = width_px * jax.random.uniform(
         name(1), (2,), minval=config.blur_fraction_min, maxval=config.blur_fraction_max
@@ -120,8 +121,8 @@ def sample_cameras(
     return Cameras(
         reference=Lens(focus_disparity=focus_disparity[0], blur_px=reference_blur_px),
         targets=Lens(
-            focus_disparity=focus_disparity[chosen],
+            focus_disparity=focus_disparity[order],
             blur_px=jnp.full((config.num_targets,), target_blur_px),
         ),
-        focus_points=points[chosen],
+        focus_points=points[order],
     )

@@ -53,6 +53,15 @@ def test_targets_of_a_scene_share_their_aperture_and_differ_in_focus():
     assert np.median(np.abs(focus[:, 0] - focus[:, 1])) > 0.55
 
 
+def test_the_first_target_is_refocused_away_from_the_reference():
+    _, cameras = draw(CameraConfig(num_targets=2))
+    reference = np.asarray(cameras.reference.focus_disparity)
+    focus = np.asarray(cameras.targets.focus_disparity)
+    assert np.median(np.abs(focus[:, 0] - reference)) > 0.55
+    # The second one goes where the first is not, and so comes near the reference's plane again.
+    assert np.median(np.abs(focus[:, 1] - reference)) < 0.35
+
+
 @pytest.mark.parametrize(
     ("reference_rate", "target_rate", "reference_sharp", "target_sharp"),
     [
