@@ -82,6 +82,9 @@ def _refocus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, type=Path, help="--workdir of a training run"
     )
+    parser.add_argument(
+        "--all-in-focus", action="store_true", help="IMAGE is sharp everywhere (blur 0, known)"
+    )
     parser.add_argument("--steps", type=int, help="solver steps; default: the checkpoint's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0, help="of the flow's noise")

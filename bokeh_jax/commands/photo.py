@@ -56,6 +56,7 @@ def refocus_file(arguments: argparse.Namespace) -> None:
         focus=focus,
         blur=arguments.blur,
         disparity=disparity,
+        all_in_focus=arguments.all_in_focus,
         seed=arguments.seed,
         num_steps=arguments.steps,
         guidance_scale=arguments.guidance,

@@ -6,7 +6,7 @@ from pathlib import Path
 from bokeh_jax import config as config_lib
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.report import Picture, verdict, write_report
-from bokeh_jax.evaluation.suite import METHODS, evaluate, summary
+from bokeh_jax.evaluation.suite import BASELINES, METHODS, evaluate, summary
 from bokeh_jax.inference.photo_file import Photo, read_photo, write_photo
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.panels import grid
@@ -34,11 +34,10 @@ def evaluate_workdir(
     temporary.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / SCORES_FILE)
     print(f"step {step}; PSNR in dB, mean ± 95 % interval")
-    titles = ("unchanged", "lens blur", "model", "known camera", "model - blur")
-    print(f"{'task':26}" + "".join(f"{title:>15}" for title in titles))
+    titles = ("unchanged", "lens blur", "missing blur", "model", "model + camera")
+    print(f"{'task':26}" + "".join(f"{title:>16}" for title in titles))
     for result in results:
-        means = [result.mean(name) for name in METHODS]
-        cells = "".join(f"{cell!s:>15}" for cell in (*means, result.gain("lens_blur")))
+        cells = "".join(f"{result.mean(name)!s:>16}" for name in METHODS)
         print(f"{result.task + ', ' + result.split:26}{cells}")
 
 
@@ -74,7 +73,8 @@ def report_workdir(workdir: Path, photos: list[str]) -> Path:
     write_report(
         workdir / "report.html",
         title=f"bokeh_jax: {config.name}, {evaluated['step']} steps",
-        summary_lines=[verdict(scores, split) for split in splits] + _scope(config),
+        summary_lines=[verdict(scores, split, model) for split in splits for model in BASELINES]
+        + _scope(config),
         scores=scores,
         metric_lines=lines,
         task_pictures=pictures,

@@ -7,9 +7,10 @@ Tasks, all from the run's own blur range with the camera rates set to one of the
     deblur      reference defocused, targets all in focus
 
 Methods: `unchanged` returns the reference; `lens_blur` blurs the reference as if it were all in
-focus, with the true disparity; `model` is the checkpoint, told disparity and asked camera;
-`model_known_camera` is told the reference's camera too. Crops, cameras and noise come from the
-evaluation's own seed, so every checkpoint of every run meets the same questions.
+focus, with the true disparity; `lens_blur_known_camera` adds only the blur that is missing. `model`
+is the checkpoint, told disparity and asked camera; `model_known_camera` is told the reference's
+camera too. Crops, cameras and noise come from the evaluation's own seed, so every checkpoint of
+every run meets the same questions.
 
 Only the first target of a scene is scored: the one on a plane far from the reference's. The others
 may lie on the reference's own plane, where doing nothing scores best.
@@ -41,9 +42,14 @@ from bokeh_jax.training.rng import example_keys, step_key
 from data_pipeline.dataset import load_split
 
 PyTree = Any
-METHODS = ("unchanged", "lens_blur", "model", "model_known_camera")
-BASELINES = METHODS[:2]
+METHODS = ("unchanged", "lens_blur", "lens_blur_known_camera", "model", "model_known_camera")
+# What each model is compared with: what could be done with the same knowledge, or less.
+BASELINES = {
+    "model": ("unchanged", "lens_blur"),
+    "model_known_camera": ("unchanged", "lens_blur", "lens_blur_known_camera"),
+}
 # task -> (rate of all-in-focus references, rate of all-in-focus targets)
+SHOWN = ("unchanged", "lens_blur", "lens_blur_known_camera", "model", "model_known_camera", "truth")
 TASKS = {"refocus": (0.0, 0.0), "add_bokeh": (1.0, 0.0), "deblur": (0.0, 1.0)}
 
 
@@ -55,7 +61,7 @@ class TaskResult:
         split: dataset split.
         task: key of `TASKS`.
         psnr_db: method -> PSNR of every scene's first target, [n].
-        pictures: rows of (reference, lens blur, model, truth), [rows, 4, h, w, 3], sRGB [0, 1].
+        pictures: rows of `SHOWN`, [rows, 6, h, w, 3], sRGB [0, 1].
     """
 
     split: str
@@ -67,9 +73,9 @@ class TaskResult:
         """Mean PSNR of a method."""
         return mean_with_interval(self.psnr_db[method])
 
-    def gain(self, baseline: str) -> Mean:
+    def gain(self, model: str, baseline: str) -> Mean:
         """Mean of model minus baseline, image by image: positive where the model is ahead."""
-        return mean_with_interval(self.psnr_db["model"] - self.psnr_db[baseline])
+        return mean_with_interval(self.psnr_db[model] - self.psnr_db[baseline])
 
 
 def task_simulation(simulation: SimulationConfig, task: str) -> SimulationConfig:
@@ -110,17 +116,24 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
             )
             for name, known in (("model", False), ("model_known_camera", True))
         }
-        reference = jnp.broadcast_to(pairs.reference[:, None], pairs.targets.shape)
+        count = pairs.targets.shape[1]
+        per_target = lambda value: jnp.repeat(value[:, None], count, axis=1)  # noqa: E731
+        reference = per_target(pairs.reference)
         # Not taken from the conditions: runs without the guide are compared with it too.
-        blurred = physics_guess(
-            reference,
-            jnp.broadcast_to(pairs.disparity[:, None], reference.shape[:-1]),
-            cameras.targets,
-            max_radius_px=max_radius_px,
-        )
+        blurred = {
+            name: physics_guess(
+                reference,
+                per_target(pairs.disparity),
+                cameras.targets,
+                max_radius_px=max_radius_px,
+                reference_lens=jax.tree.map(per_target, cameras.reference),
+                reference_camera_given=jnp.full(reference.shape[:2], float(known)),
+            )
+            for name, known in (("lens_blur", False), ("lens_blur_known_camera", True))
+        }
         return {
             "unchanged": _to_display(to_model_range(reference)),
-            "lens_blur": _to_display(to_model_range(blurred)),
+            **{name: _to_display(to_model_range(image)) for name, image in blurred.items()},
             **{name: _to_display(sample) for name, sample in samples.items()},
             "truth": _to_display(to_model_range(pairs.targets)),
         }
@@ -169,7 +182,7 @@ def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
 def _score(split: str, task: str, pictures: dict[str, np.ndarray], rows: int = 6) -> TaskResult:
     truth = pictures["truth"]
     scores = {method: psnr_db(pictures[method][:, 0], truth[:, 0]) for method in METHODS}
-    shown = [pictures[name][:rows, 0] for name in ("unchanged", "lens_blur", "model", "truth")]
+    shown = [pictures[name][:rows, 0] for name in SHOWN]
     return TaskResult(split, task, scores, np.stack(shown, axis=1))
 
 

@@ -109,6 +109,7 @@ def _conditions(
     disparity_given: jax.Array,
     focus: jax.Array,
     blur_px: jax.Array,
+    all_in_focus: jax.Array,
     *,
     max_radius_px: float,
     guide: bool,
@@ -123,7 +124,7 @@ def _conditions(
         disparity_given=disparity_given,
         camera_given=jnp.ones(1),
         reference_lens=Lens(focus_disparity=focus_disparity, blur_px=jnp.zeros(1)),
-        reference_camera_given=jnp.zeros(1),
+        reference_camera_given=all_in_focus,
         guide=guide,
         max_radius_px=max_radius_px,
     )
@@ -157,6 +158,7 @@ class Refocuser:
         focus: tuple[float, float],
         blur: float,
         disparity: np.ndarray | None = None,
+        all_in_focus: bool = False,
         seed: int = 0,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -170,6 +172,7 @@ class Refocuser:
             blur: K / width: blur radius per unit disparity, in image widths; 0 asks for all in
                 focus.
             disparity: relative [0, 1], nearer is larger, [h, w]; None where unknown.
+            all_in_focus: the photograph is sharp everywhere: a reference camera of blur 0, known.
             seed: of the flow's noise.
             num_steps: solver steps; None takes the checkpoint's own.
             guidance_scale: None takes the checkpoint's own.
@@ -195,6 +198,7 @@ class Refocuser:
             jnp.full((1,), 0.0 if disparity is None else 1.0),
             jnp.asarray([focus], jnp.float32),
             jnp.full((1,), blur * size[1], jnp.float32),
+            jnp.full((1,), float(all_in_focus)),
             max_radius_px=_radius_bound(blur, size[1]),
             guide=self.config.objective.guide,
         )

@@ -2,8 +2,9 @@
 
 Values pass from linear light to the model's range once, here: y = 2 srgb(x) − 1.
 
-Physics as a guide: where disparity is given, the reference is put through the lens blur as if it
-were all in focus, and that `guess` is shown to the network. `Conditions.visible` cuts what is not
+Physics as a guide: where disparity is given, the reference is put through the lens blur (as if it
+were all in focus, or with the missing blur only where its camera is known), and that `guess` is
+shown to the network. `Conditions.visible` cuts what is not
 given: without disparity the guess is the reference itself.
 """
 
@@ -56,7 +57,14 @@ def build_conditions(
     encoded = to_model_range(reference)
     guess = encoded
     if guide:
-        rendered = physics_guess(reference, disparity, lens, max_radius_px=max_radius_px)
+        rendered = physics_guess(
+            reference,
+            disparity,
+            lens,
+            max_radius_px=max_radius_px,
+            reference_lens=reference_lens,
+            reference_camera_given=reference_camera_given,
+        )
         guess = to_model_range(rendered)
     return Conditions(
         reference=encoded,

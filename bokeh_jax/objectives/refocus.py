@@ -147,6 +147,15 @@ def _psnr_db(mean_square: Float[Array, ""]) -> Float[Array, ""]:
     return 10.0 * jnp.log10(4.0 / jnp.maximum(mean_square, 1e-12))
 
 
+def _shared_draws(
+    keys: Key[Array, " b"], shape: tuple[int, ...], objective: ObjectiveConfig
+) -> tuple[Float[Array, "b h w 3"], Float[Array, " b"]]:
+    """Noise and time of every scene, which its targets (`shape` is [b, m, h, w, 3]) share."""
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape[2:]))(_stream(keys, 4))
+    times = jax.vmap(lambda key: diffusion.sample_time(objective.time, key))(_stream(keys, 5))
+    return noise, times
+
+
 def refocus_loss(
     params: PyTree,
     batch: dict[str, Array],
@@ -181,14 +190,15 @@ def refocus_loss(
         max_radius_px=simulation.max_radius_px,
     )
     targets = to_model_range(pairs.targets)
-    _scenes, count, height_px, width_px, _ = targets.shape
-    noise = jax.vmap(lambda key: jax.random.normal(key, (height_px, width_px, 3)))(_stream(keys, 4))
-    times = jax.vmap(lambda key: diffusion.sample_time(objective.time, key))(_stream(keys, 5))
-    shared_noise = jnp.repeat(noise, count, axis=0)
+    flat = targets.reshape(-1, *targets.shape[2:])
+    noise, times = _shared_draws(keys, targets.shape, objective)
+    count = targets.shape[1]
     shared_times = jnp.repeat(times, count)
-    flat = targets.reshape(-1, height_px, width_px, 3)
     source = diffusion.source(
-        objective.flow_source, conditions.reference, shared_noise, objective.source_noise
+        objective.flow_source,
+        conditions.reference,
+        jnp.repeat(noise, count, axis=0),
+        objective.source_noise,
     )
     x_t = diffusion.interpolate(flat, source, shared_times)
     predicted = predict(params, x_t, shared_times, conditions, model=model, objective=objective)

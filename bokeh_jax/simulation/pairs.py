@@ -127,10 +127,36 @@ def physics_guess(
     lens: Lens,
     *,
     max_radius_px: float,
+    reference_lens: Lens | None = None,
+    reference_camera_given: Float[Array, "*b"] | None = None,
 ) -> Float[Array, "*b h w 3"]:
-    """The lens blur's own answer for the target: the reference blurred as if it were all in focus.
+    """The lens blur's own answer for the target, from the reference photograph.
 
-    Exact where the reference is sharp and nothing is hidden; too blurred where the reference was
-    out of focus already. Linear light in and out.
+    Of an unknown reference camera nothing is assumed: the reference is blurred as if it were all in
+    focus, which is too much where it was out of focus already. A known one leaves only the missing
+    blur to add; variances of convolved discs add up, so with target radius s and reference radius r
+
+        s_missing = sign(s) sqrt(max(s² − r², 0)).
+
+    Sharpness that the reference has lost is not brought back either way.
+
+    Args:
+        reference: linear light.
+        disparity: of the visible surfaces.
+        lens: the asked camera, batch shape [*b].
+        max_radius_px: static bound of the blur radius.
+        reference_lens: the reference's camera, batch shape [*b]; None where none is known.
+        reference_camera_given: 1 where `reference_lens` may be used, else 0.
     """
-    return render_defocus(reference, disparity, lens, max_radius_px=max_radius_px)
+    radius_px = lens.signed_radius_px(disparity)
+    if reference_lens is not None and reference_camera_given is not None:
+        given = reference_camera_given[..., None, None]
+        present_px = given * reference_lens.signed_radius_px(disparity)
+        missing_px = jnp.sqrt(jnp.maximum(radius_px**2 - present_px**2, 0.0))
+        # Without a known camera the radius itself, bit for bit.
+        radius_px = jnp.where(given > 0, jnp.sign(radius_px) * missing_px, radius_px)
+    # The radius map itself plays the disparity's part: K = 1 px per px, focus at 0.
+    unit = Lens(
+        focus_disparity=jnp.zeros(radius_px.shape[:-2]), blur_px=jnp.ones(radius_px.shape[:-2])
+    )
+    return render_defocus(reference, radius_px, unit, max_radius_px=max_radius_px)

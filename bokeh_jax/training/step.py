@@ -21,6 +21,7 @@ from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.state import TrainState, apply_gradients, learning_rate
 
 Batch = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, clu_metrics.Collection]]
 StepMetrics = clu_metrics.Collection.create(
     loss=clu_metrics.Average.from_output("loss"),
     flow_loss=clu_metrics.Average.from_output("flow_loss"),
@@ -73,9 +74,7 @@ def train_step(
     return apply_gradients(state, gradients, config), collected
 
 
-def compile_step(
-    config: ExperimentConfig, state: TrainState, batch: Batch
-) -> Callable[[TrainState, Batch], tuple[TrainState, clu_metrics.Collection]]:
+def compile_step(config: ExperimentConfig, state: TrainState, batch: Batch) -> TrainStep:
     """Compiles the step for the shardings and shapes of `state` and `batch`, ahead of the loop.
 
     The result is an executable: a batch of another shape raises instead of compiling again.

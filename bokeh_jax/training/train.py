@@ -8,6 +8,7 @@ which.
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +23,18 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.simulation import margin_for
-from bokeh_jax.training import checkpoint, panels, preemption, progress, sharding, writers
+from bokeh_jax.training import (
+    checkpoint,
+    panels,
+    preemption,
+    preflight,
+    progress,
+    sharding,
+    writers,
+)
 from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import TrainState, abstract_state, create_state
-from bokeh_jax.training.step import compile_step
-from data_pipeline.dataset import DatasetInfo, dataset_info
+from bokeh_jax.training.step import TrainStep, compile_step
 from data_pipeline.loader import LoaderConfig, make_loader
 
 
@@ -47,47 +54,6 @@ class RunResult:
 def _log(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
-
-
-def prepare_workdir(workdir: Path, config: ExperimentConfig) -> None:
-    """Creates the folder and proves that it can be written; leaves `config.json` in it.
-
-    Raises:
-        InvalidInput: it cannot be made or written.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        temporary = workdir / "config.json.tmp"
-        temporary.write_text(config_lib.to_json(config) + "\n", encoding="utf-8")
-        temporary.replace(workdir / "config.json")
-    except OSError as error:
-        raise InvalidInput(
-            f"workdir {workdir} is not writable ({error.strerror}); allowed: a folder that this "
-            "user may create and write"
-        ) from None
-
-
-def check_dataset(config: ExperimentConfig) -> DatasetInfo:
-    """The dataset fits the config: it has the split, and scenes wide enough for frame and margin.
-
-    Raises:
-        InvalidInput: it does not.
-    """
-    info = dataset_info(Path(config.data.path))
-    simulation = config.simulation
-    margin_px = margin_for(simulation.max_radius_px) if info.kind == "layered" else 0
-    needed_px = simulation.size_px + 2 * margin_px
-    if info.size_px < needed_px:
-        raise InvalidInput(
-            f"dataset {config.data.path} has scenes of {info.size_px} px; allowed: {needed_px} px "
-            f"or more for simulation.size_px={simulation.size_px} with blur radii up to "
-            f"{simulation.max_radius_px:g} px"
-        )
-    if config.data.split not in info.counts:
-        raise InvalidInput(
-            f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.counts)}"
-        )
-    return info
 
 
 def _initial_state(
@@ -134,8 +100,15 @@ class Hooks:
     stop_requested: Callable[[], bool]
 
 
+def _saves_at(config: ExperimentConfig, step: int) -> bool:
+    """Whether the loop itself saves after the update that makes `step`."""
+    settings = config.training
+    return step == settings.num_steps or step % settings.checkpoint_every_steps == 0
+
+
 def run_steps(
     config: ExperimentConfig,
+    train_step: TrainStep,
     state: TrainState,
     first_step: int,
     batches: Iterator[dict[str, np.ndarray]],
@@ -150,19 +123,17 @@ def run_steps(
         is drawn.
       * Values are read one step after they were asked for, when the next step is already queued:
         the device never waits for the host.
-      * The step compiles once, ahead of the loop's time; another shape raises.
+      * Nothing compiles here: `train_step` is an executable, and another shape raises.
       * Every implicit transfer between host and device is an error.
     """
     settings = config.training
-    step, compiled, window, due = first_step, None, Window(), None
+    step, window, due = first_step, Window(), None
     while step < settings.num_steps and not hooks.stop_requested():
         waiting_since = time.monotonic()
         batch = sharding.put_batch(next(batches), placement)
         waited_seconds = time.monotonic() - waiting_since
-        if compiled is None:
-            compiled = compile_step(config, state, batch)
         with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, batch)
+            state, metrics = train_step(state, batch)
         step += 1
         window = window.with_step(metrics, waited_seconds)
         if due is not None:
@@ -173,7 +144,7 @@ def run_steps(
             due, window = (step, window), Window()
         if last or step % settings.image_every_steps == 0:
             hooks.panel(state, step)
-        if last or step % settings.checkpoint_every_steps == 0:
+        if _saves_at(config, step):
             hooks.save(state, step)
     if due is not None:
         hooks.report(*due)
@@ -192,18 +163,20 @@ def train(config: ExperimentConfig, workdir: str | Path, *, visible: bool = True
         InvalidInput: dataset, workdir, mesh or checkpoint do not fit the config.
     """
     workdir = Path(workdir)
-    info = check_dataset(config)
+    info = preflight.check_dataset(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.training.global_batch_size, mesh)
     main_process = jax.process_index() == 0
     if main_process:
-        prepare_workdir(workdir, config)
+        preflight.check_writable(workdir)
     with (
         jax.set_mesh(mesh),
         checkpoint.open_checkpointer(workdir, config.training.keep_checkpoints) as checkpointer,
         preemption.stop_requests() as stop_requested,
     ):
         state, position = _initial_state(config, workdir, mesh, info.fingerprint)
+        if main_process:
+            preflight.write_config(workdir, config)
         count = parameter_overview.count_parameters(state.params)
         _log(
             f"model: {count:,} parameters; {mesh.size} device(s); "
@@ -248,20 +221,26 @@ def _train_from(
         if writer is not None:
             writer.image(step, "panel", picture)
 
+    placement = sharding.batch_sharding(mesh)
+    batches = _loader(config, position.next_step)
+    first_batch = next(batches)
+    started = time.monotonic()
+    train_step = compile_step(config, state, sharding.put_batch(first_batch, placement))
+    _log(f"step compiled in {time.monotonic() - started:.1f} s")
     images_per_step = config.training.global_batch_size * config.simulation.cameras.num_targets
     reporter = Reporter(writer, screen, images_per_step)
     hooks = Hooks(save, panel, reporter.report, stop_requested)
     with screen:
         state, step = run_steps(
             config,
+            train_step,
             state,
             position.next_step,
-            _loader(config, position.next_step),
-            sharding.batch_sharding(mesh),
+            itertools.chain([first_batch], batches),
+            placement,
             hooks,
         )
-    last_saved = position.next_step if checkpointer.latest is None else checkpointer.latest.step
-    if step not in (last_saved, position.next_step):
+    if step > position.next_step and not _saves_at(config, step):
         save(state, step)
     if writer is not None:
         writer.close()
