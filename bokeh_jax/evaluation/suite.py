@@ -192,7 +192,10 @@ def summary(results: list[TaskResult]) -> dict[str, Any]:
         f"{result.split}/{result.task}": {
             "images": len(result.psnr_db["model"]),
             "psnr_db": {name: dataclasses.asdict(result.mean(name)) for name in METHODS},
-            "gain_db": {name: dataclasses.asdict(result.gain(name)) for name in BASELINES},
+            "gain_db": {
+                model: {name: dataclasses.asdict(result.gain(model, name)) for name in names}
+                for model, names in BASELINES.items()
+            },
         }
         for result in results
     }

@@ -134,6 +134,12 @@ def test_refocus_answers_at_the_size_of_the_input(capsys, photo, run_dir):
     assert "lens blur at 60x40, the network's correction at 20x12 and enlarged" in said
     with Image.open(photo / "photo.refocused.png") as result:
         assert result.size == (60, 40)
+    sharp = photo / "sharp.png"
+    told = [f"--disparity={photo / 'map.png'}", "--all-in-focus", f"--out={sharp}"]
+    assert main([*argv, *asked, *told]) == 0
+    capsys.readouterr()
+    with Image.open(sharp) as known, Image.open(photo / "photo.refocused.png") as unknown:
+        assert np.asarray(known).tolist() != np.asarray(unknown).tolist()
     out = photo / "without.webp"
     assert main([*argv, *asked, f"--out={out}"]) == 0
     assert "network at 20x12, its answer enlarged to 60x40" in capsys.readouterr().out

@@ -57,19 +57,32 @@ def test_every_task_is_scored_on_every_split(untrained, tiny):
     assert found == {(split, task) for split in tiny.evaluation.splits for task in TASKS}
     for result in untrained:
         assert all(len(result.psnr_db[method]) == 8 for method in METHODS)
-        assert result.pictures.shape == (6, 4, 16, 16, 3)
+        assert result.pictures.shape == (6, 6, 16, 16, 3)
 
 
 def test_an_untrained_network_scores_as_the_lens_blur(untrained):
     for result in untrained:
-        np.testing.assert_allclose(result.psnr_db["model"], result.psnr_db["lens_blur"], atol=1e-3)
-        assert abs(result.gain("lens_blur").mean) < 1e-3
+        for model, blur in (
+            ("model", "lens_blur"),
+            ("model_known_camera", "lens_blur_known_camera"),
+        ):
+            np.testing.assert_allclose(result.psnr_db[model], result.psnr_db[blur], atol=1e-3)
+            assert abs(result.gain(model, blur).mean) < 1e-3
+
+
+def test_knowing_the_camera_helps_where_the_reference_is_defocused(untrained):
+    scores = {result.task: result for result in untrained}
+    gain = scores["refocus"].gain("model_known_camera", "lens_blur")
+    assert gain.mean > 0.5
+    # A sharp reference lacks all of the blur, whether that is known or assumed.
+    sharp = scores["add_bokeh"].psnr_db
+    np.testing.assert_allclose(sharp["lens_blur_known_camera"], sharp["lens_blur"], atol=1e-3)
 
 
 def test_tasks_differ_as_their_names_say(untrained):
     means = {result.task: result for result in untrained}
     # Blurring a sharp photograph is what the lens blur is made for.
-    assert means["add_bokeh"].gain("unchanged").mean > 3.0
+    assert means["add_bokeh"].gain("model", "unchanged").mean > 3.0
     # Asked for blur 0 it returns the reference.
     deblur = means["deblur"].psnr_db
     np.testing.assert_allclose(deblur["lens_blur"], deblur["unchanged"], atol=1e-3)
@@ -86,7 +99,7 @@ def scores_with_gain(gain, half_width):
     entry = {"mean": gain, "half_width": half_width, "count": 9}
     psnr = {name: {"mean": 25.0, "half_width": 0.5, "count": 9} for name in METHODS}
     psnr["model"] = {"mean": 26.0, "half_width": 0.5, "count": 9}
-    gains = {"unchanged": entry, "lens_blur": entry}
+    gains = {"model": {"unchanged": entry, "lens_blur": entry}}
     return {"eval_heldout/refocus": {"images": 9, "psnr_db": psnr, "gain_db": gains}}
 
 
@@ -100,7 +113,7 @@ def scores_with_gain(gain, half_width):
     ],
 )
 def test_the_verdict_says_what_the_interval_allows(gain, half_width, word):
-    sentence = verdict(scores_with_gain(gain, half_width), "eval_heldout")
+    sentence = verdict(scores_with_gain(gain, half_width), "eval_heldout", "model")
     assert sentence.count(word) == 2
     assert f"{gain:+.2f}" in sentence
 

@@ -168,3 +168,54 @@ def test_the_guess_is_exact_for_a_sharp_reference_of_one_surface(batch):
     # Away from the border, where the frame's edge is replicated.
     inner = slice(3, -3)
     np.testing.assert_allclose(guess[0, inner, inner], pairs.targets[0, 0, inner, inner], atol=1e-4)
+
+
+def test_a_known_camera_leaves_only_the_missing_blur():
+    rng = np.random.default_rng(0)
+    reference = jnp.asarray(rng.uniform(size=(3, 16, 16, 3)), jnp.float32)
+    disparity = jnp.asarray(rng.uniform(size=(3, 16, 16)), jnp.float32)
+    camera = Lens(focus_disparity=jnp.full(3, 0.2), blur_px=jnp.full(3, 3.0))
+    sharp = Lens(focus_disparity=jnp.full(3, 0.7), blur_px=jnp.zeros(3))
+    given = jnp.array([1.0, 1.0, 0.0])
+
+    def guess(lens, reference_lens):
+        return physics_guess(
+            reference,
+            disparity,
+            lens,
+            max_radius_px=4.0,
+            reference_lens=reference_lens,
+            reference_camera_given=given,
+        )
+
+    plain = physics_guess(reference, disparity, camera, max_radius_px=4.0)
+    same = guess(camera, camera)
+    # The camera that took it: nothing is missing. Not told so: blurred as if all in focus.
+    np.testing.assert_array_equal(same[:2], reference[:2])
+    np.testing.assert_array_equal(same[2], plain[2])
+    # A sharp reference lacks all of the blur; an asked blur of 0 cannot bring sharpness back.
+    np.testing.assert_allclose(guess(camera, sharp), plain, atol=1e-5)
+    np.testing.assert_array_equal(guess(sharp, camera), reference)
+
+
+def test_missing_blur_adds_up_in_variance():
+    """A plane blurred by radius 3 and then by the missing blur looks as if blurred by 5."""
+    rng = np.random.default_rng(1)
+    image = jnp.asarray(rng.uniform(size=(1, 48, 48, 3)), jnp.float32)
+    plane = jnp.full((1, 48, 48), 1.0)
+    lens = lambda blur: Lens(focus_disparity=jnp.zeros(1), blur_px=jnp.full(1, blur))  # noqa: E731
+    taken = physics_guess(image, plane, lens(3.0), max_radius_px=5.0)
+    asked = physics_guess(image, plane, lens(5.0), max_radius_px=5.0)
+    guess = physics_guess(
+        taken,
+        plane,
+        lens(5.0),
+        max_radius_px=5.0,
+        reference_lens=lens(3.0),
+        reference_camera_given=jnp.ones(1),
+    )
+    again = physics_guess(taken, plane, lens(5.0), max_radius_px=5.0)
+    inner = slice(12, -12)
+    error = float(jnp.abs(guess - asked)[0, inner, inner].mean())
+    naive = float(jnp.abs(again - asked)[0, inner, inner].mean())
+    assert error < 0.35 * naive

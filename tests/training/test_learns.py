@@ -24,7 +24,11 @@ def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
             "simulation.cameras.all_in_focus_reference_rate=0.0",
             "simulation.cameras.all_in_focus_target_rate=0.0",
             "objective.depth_dropout_rate=0.0",
-            "objective.reference_camera_dropout_rate=1.0",
+            "objective.reference_camera_dropout_rate=0.0",
+            "objective.camera_dropout_rate=0.0",
+            "objective.time.mean=2.0",
+            "simulation.cameras.blur_fraction_min=0.1",
+            "simulation.cameras.blur_fraction_max=0.18",
             "optimizer.peak_learning_rate=2e-3",
             "optimizer.warmup_steps=20",
             "optimizer.ema_decay=0.98",
@@ -39,7 +43,8 @@ def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
         ],
     )
     result = train(config, tmp_path / "run", visible=False)
-    scores = {score.task: score for score in evaluate(config, result.state.ema)}
-    for baseline in ("unchanged", "lens_blur"):
-        gain = scores["refocus"].gain(baseline)
-        assert gain.mean - gain.half_width > 1.0, dataclasses.asdict(gain)
+    refocus = next(one for one in evaluate(config, result.state.ema) if one.task == "refocus")
+    # The third baseline is where an untrained network stands: only what was learned is past it.
+    for baseline in ("unchanged", "lens_blur", "lens_blur_known_camera"):
+        gain = refocus.gain("model_known_camera", baseline)
+        assert gain.mean - gain.half_width > 0.5, (baseline, dataclasses.asdict(gain))
