@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.evaluation.report import Picture, verdict, write_report
+from bokeh_jax.evaluation.report import Picture, split_name, verdict, write_report
 from bokeh_jax.evaluation.suite import BASELINES, METHODS, evaluate, summary
 from bokeh_jax.inference.photo_file import Photo, read_photo, write_photo
 from bokeh_jax.training import checkpoint
@@ -66,7 +66,7 @@ def report_workdir(workdir: Path, photos: list[str]) -> Path:
     lines = read_metrics(workdir / METRICS_FILE) if (workdir / METRICS_FILE).is_file() else []
     splits = sorted({key.split("/")[0] for key in scores}, reverse=True)
     pictures = [
-        Picture(f"{task}, {split.removeprefix('eval_')} textures", read_photo(file).pixels, True)
+        Picture(f"{task}, {split_name(split)} textures", read_photo(file).pixels, pixels=True)
         for file in sorted(folder.glob("*.png"))
         for split, task in [file.stem.split("-")]
     ]
@@ -93,6 +93,6 @@ def _scope(config: config_lib.ExperimentConfig) -> list[str]:
         "far too little to restore fine detail, and the network has seen nothing larger than its "
         "frame. Photographs keep their resolution through the lens blur; what the network adds to "
         "them comes at about its training size.",
-        "A longer run: <code>bokeh-jax train --config=configs/demo.py --workdir=runs/longer "
-        f"--config.training.num_steps={20 * config.training.num_steps}</code>.",
+        f"A longer run: <code>bokeh-jax train --config=configs/{config.name}.py "
+        f"--workdir=runs/longer --config.training.num_steps={20 * config.training.num_steps}</code>.",
     ]

@@ -112,6 +112,11 @@ def _mean(tree: Mapping[str, Any]) -> Mean:
     return Mean(**tree)
 
 
+def split_name(split: str) -> str:
+    """How a split is called in prose."""
+    return {"eval_seen": "seen", "eval_heldout": "held-out"}.get(split, split)
+
+
 def results_table(scores: Mapping[str, Any]) -> str:
     """HTML table of `suite.summary`: PSNR per task, split and method."""
     head = "".join(f"<th>{html.escape(NAMES[name])}</th>" for name in METHODS)
@@ -123,9 +128,7 @@ def results_table(scores: Mapping[str, Any]) -> str:
         cells = "".join(
             f"<td{' class=best' if name == best else ''}>{means[name]}</td>" for name in METHODS
         )
-        label = (
-            f"{TASK_NAMES[task]}, {split.removeprefix('eval_')} textures ({entry['images']} images)"
-        )
+        label = f"{TASK_NAMES[task]}, {split_name(split)} textures ({entry['images']} images)"
         rows.append(f"<tr><td>{html.escape(label)}</td>{cells}</tr>")
     return "<table>" + "".join(rows) + "</table>"
 
@@ -142,7 +145,7 @@ def verdict(scores: Mapping[str, Any], split: str, model: str) -> str:
         else:
             word = "not told apart from"
         parts.append(f"{word} “{NAMES[name]}” ({gain.mean:+.2f} ± {gain.half_width:.2f} dB)")
-    where = f"Refocusing on {split.removeprefix('eval_')} textures"
+    where = f"Refocusing on {split_name(split)} textures"
     return f"{where}, “{NAMES[model]}” is " + ", ".join(parts) + "."
 
 
@@ -177,7 +180,8 @@ def write_report(
     photos = "".join(map(_figure, photo_pictures)) or "<p>No photograph was refocused yet.</p>"
     body = (
         f"<h1>{html.escape(title)}</h1>{paragraphs}"
-        "<h2>Held-out scores</h2><p>PSNR in dB, mean over images ± 95 % interval; bold is best. "
+        "<h2>Scores on scenes that training never saw</h2>"
+        "<p>PSNR in dB, mean over images ± 95 % interval; bold is best. "
         "Disparity and the asked camera are given to lens blur and model alike; the reference's "
         "own camera to the columns that say so.</p>"
         f"{results_table(scores)}"
