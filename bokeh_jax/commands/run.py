@@ -94,5 +94,6 @@ def _scope(config: config_lib.ExperimentConfig) -> list[str]:
         "frame. Photographs keep their resolution through the lens blur; what the network adds to "
         "them comes at about its training size.",
         f"A longer run: <code>bokeh-jax train --config=configs/{config.name}.py "
-        f"--workdir=runs/longer --config.training.num_steps={20 * config.training.num_steps}</code>.",
+        "--workdir=runs/longer "
+        f"--config.training.num_steps={20 * config.training.num_steps}</code>.",
     ]
