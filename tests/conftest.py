@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import jax
 
 pytest_plugins = ["tiny_experiment"]
@@ -17,3 +18,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 # Subprocesses that the tests start find the same cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE_DIR)
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# Examples are the same at every run, and how long one takes is the machine's affair.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
