@@ -9,8 +9,12 @@ inside the frame: only the padding can be reached by what wraps around.
 Sums over kernels are taken before the inverse transform, which is linear: a sum of any number of
 blurred planes costs one inverse transform. Kernels are transformed where they are used, since the
 spatial kernels of a hundred layers fit in a few megabytes and their transforms do not.
+
+A kernel that changes over the frame is a sum of constant ones, each over planes weighted with a
+hat function of the frame (`zones`).
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
@@ -79,10 +83,60 @@ def blur(planes: Float[Array, "*n h w"], kernel: Float[Array, "k k"]) -> Float[A
         planes: any number of planes.
         kernel: point-spread function with its centre in the middle.
     """
-    half_size_px = kernel.shape[0] // 2
+    height, width = planes.shape[-2:]
+    hats = (jnp.ones((1, height), planes.dtype), jnp.ones((1, width), planes.dtype))
+    return blur_in_zones(planes, kernel[None], *hats)
+
+
+def blur_in_zones(
+    planes: Float[Array, "*n h w"],
+    kernels: Float[Array, "z k k"],
+    rows: Float[Array, "z h"],
+    columns: Float[Array, "z w"],
+) -> Float[Array, "*n h w"]:
+    """Sum of convolutions, each of the planes weighted with rows[z, y] columns[z, x].
+
+    Args:
+        planes: any number of planes; edges are replicated.
+        kernels: odd-sized point-spread functions, one for each zone.
+        rows, columns: weights of the zones; those of a single zone are taken to be one.
+    """
+    half_size_px = kernels.shape[-1] // 2
     frame = (planes.shape[-2], planes.shape[-1])
     fft_shape = padded_fft_shape(frame, half_size_px)
-    transformed = spectrum(pad_replicate(planes, half_size_px), fft_shape)
-    transfer = spectrum(kernel, fft_shape)
-    product = transformed * jnp.expand_dims(transfer, range(planes.ndim - 2))
+    padded = pad_replicate(planes, half_size_px)
+    rows, columns = (pad_line(lines, half_size_px) for lines in (rows, columns))
+    product = filtered_spectrum(padded, kernels, rows, columns, fft_shape)
     return from_spectrum(product, fft_shape, half_size_px, frame)
+
+
+def pad_line(lines: Float[Array, "z s"], margin_px: int) -> Float[Array, "z sp"]:
+    """Continue lines by `margin_px` at both ends with their end values."""
+    return jnp.pad(lines, ((0, 0), (margin_px, margin_px)), mode="edge")
+
+
+def filtered_spectrum(
+    padded: Float[Array, "*n hp wp"],
+    kernels: Float[Array, "z k k"],
+    rows: Float[Array, "z hp"],
+    columns: Float[Array, "z wp"],
+    fft_shape: tuple[int, int],
+) -> Complex[Array, "*n u v"]:
+    """Transform of `blur_in_zones` before the way back, from padded planes and padded weights."""
+    leading = range(padded.ndim - 2)
+
+    def filtered(planes, kernel):
+        transfer = jnp.expand_dims(spectrum(kernel, fft_shape), leading)
+        return spectrum(planes, fft_shape) * transfer
+
+    if len(kernels) == 1:
+        return filtered(padded, kernels[0])
+
+    def add_zone(total, zone):
+        kernel, row, column = zone
+        weight = jnp.expand_dims(row[:, None] * column[None, :], leading)
+        return total + filtered(padded * weight, kernel), None
+
+    nothing = jnp.zeros_like(spectrum(padded[..., :1, :1], fft_shape))
+    total, _ = jax.lax.scan(add_zone, nothing, (kernels, rows, columns))
+    return total

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric, kernel_stack
-from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum
+from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
+from bokeh_jax.optics.blur import filtered_spectrum, from_spectrum, pad_line, padded_fft_shape
 from bokeh_jax.optics.defocus import compute_dtype, layer_radii_px
 from bokeh_jax.optics.lens import Lens
+from bokeh_jax.optics.zones import zone_hats, zone_kernels
 
 # Least share of a kernel that is divided by; a layer's radius would have to vary by a pixel
 # within a pixel to come near it.
@@ -139,12 +140,12 @@ def _blur_by_radius(
         return opaque * jnp.maximum(0.0, 1 - jnp.abs(signed_radius_px - radius_px))
 
     def add_radius(total, radius):
-        radius_px, kernel = radius
+        radius_px, kernels = radius
         is_used = jnp.any(jnp.abs(signed_radius_px - radius_px) < 1)
 
         def add(total):
-            transfer = spectrum(kernel, fft_shape)[None, None]
-            return total + spectrum(weighted(radius_px), fft_shape) * transfer
+            planes = weighted(radius_px)
+            return total + filtered_spectrum(planes, kernels, rows, columns, fft_shape)
 
         return jax.lax.cond(is_used, add, lambda total: total, total), None
 
@@ -152,7 +153,11 @@ def _blur_by_radius(
     blurring = radii_px[radii_px != 0]
     if len(blurring) == 0:
         return sharp[:, :4]
-    kernels = jnp.asarray(kernel_stack(aperture, blurring, half_size_px), planes.dtype)
+    kernels = jnp.asarray(zone_kernels(aperture, blurring, half_size_px, frame), planes.dtype)
+    rows, columns = (
+        pad_line(jnp.asarray(lines, planes.dtype), half_size_px)
+        for lines in zone_hats(aperture, frame)
+    )
     nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
     add_radius = jax.checkpoint(add_radius, prevent_cse=False)
     total, _ = jax.lax.scan(add_radius, nothing, (jnp.asarray(blurring, planes.dtype), kernels))
