@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from bokeh_jax.optics import (
     Aperture,
-    BlurredSide,
     Disc,
     Lens,
     expand_highlights,
@@ -38,7 +37,7 @@ class PhotoSettings:
     tilt: tuple[float, float] = (0.0, 0.0)
     pivot: tuple[float, float] = (0.5, 0.5)
     in_focus_range: float = 0.0
-    only: BlurredSide = "both"
+    only: str = "both"
 
 
 def signed_radius_px(

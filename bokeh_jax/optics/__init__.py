@@ -19,7 +19,7 @@ from bokeh_jax.optics.aperture import (
 from bokeh_jax.optics.color import decode_gamma, encode_gamma, linear_to_srgb, srgb_to_linear
 from bokeh_jax.optics.defocus import render_defocus, render_radius
 from bokeh_jax.optics.focal_stack import all_in_focus, focal_stack, in_focus_weights, stack
-from bokeh_jax.optics.focus import BlurredSide, focus_radius_px
+from bokeh_jax.optics.focus import focus_radius_px
 from bokeh_jax.optics.highlights import expand_highlights
 from bokeh_jax.optics.layers import composite_layers, render_layers, visible_disparity
 from bokeh_jax.optics.lens import Lens
@@ -27,7 +27,6 @@ from bokeh_jax.optics.tiles import render_tiled
 
 __all__ = [
     "Aperture",
-    "BlurredSide",
     "CatEye",
     "Disc",
     "KernelImage",

@@ -14,15 +14,13 @@ over the frame; the radius of a real tilted lens differs from K delta by the sla
 confusion, which is neglected.
 """
 
-from typing import Literal, get_args
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.defocus import compute_dtype
 from bokeh_jax.optics.lens import Lens
 
-BlurredSide = Literal["both", "foreground", "background"]
+BLURRED_SIDES = ("both", "foreground", "background")
 
 
 def focus_radius_px(
@@ -32,7 +30,7 @@ def focus_radius_px(
     tilt: Float[Array, "*_t 2"] | tuple[float | int, float | int] = (0.0, 0.0),
     pivot: Float[Array, "*_p 2"] | tuple[float | int, float | int] = (0.5, 0.5),
     in_focus_range: float | int | Float[Array, "*_r"] = 0.0,
-    only: BlurredSide = "both",
+    only: str = "both",
 ) -> Float[Array, "*b h w"]:
     """Signed radii for `render_radius`. Differentiable in every array.
 
@@ -44,13 +42,14 @@ def focus_radius_px(
         pivot: point (x, y) in [0, 1] where the focus is the lens's own; as `tilt`.
         in_focus_range: width of the range of disparities around the focus that stays sharp, at
             least 0; one for all, or one for each map.
-        only: which blur is kept: both, that of what is nearer than the focus, or farther.
+        only: which blur is kept: "both", that of what is nearer than the focus ("foreground"), or
+            that of what is farther ("background").
 
     Raises:
         ValueError: shapes that do not fit, a negative range given as a number, an unknown side.
     """
-    if only not in get_args(BlurredSide):
-        raise ValueError(f"only must be one of {get_args(BlurredSide)}, got {only!r}")
+    if only not in BLURRED_SIDES:
+        raise ValueError(f"only must be one of {', '.join(BLURRED_SIDES)}, got {only!r}")
     if isinstance(in_focus_range, float | int) and not in_focus_range >= 0:
         raise ValueError(f"in_focus_range must be >= 0, got {in_focus_range}")
     dtype = compute_dtype(disparity)
