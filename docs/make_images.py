@@ -1,7 +1,7 @@
 """Draws the pictures of docs/lens_blur.md: `python docs/make_images.py`, with the package alone.
 
-Three rows of small lights on dark grey, the upper two behind the focus plane and the lowest in front
-of it, seen through every aperture.
+Three rows of small lights on dark grey, the upper two behind the focus plane and the lowest in
+front of it, seen through every aperture.
 """
 
 from pathlib import Path

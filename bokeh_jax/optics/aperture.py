@@ -109,7 +109,7 @@ class Ring:
         ValueError: a field outside its range.
     """
 
-    shape: "Disc | Polygon" = Disc()
+    shape: Disc | Polygon = Disc()
     rim: float | int = 2.0
     power: float | int = 4.0
     hole: float | int = 0.0
@@ -150,7 +150,7 @@ class Squeezed:
         ValueError: a squeeze outside its range.
     """
 
-    shape: "Disc | Polygon | Ring"
+    shape: Disc | Polygon | Ring
     squeeze: float | int
 
     def __post_init__(self) -> None:
