@@ -10,9 +10,11 @@ Sums over kernels are taken before the inverse transform, which is linear: a sum
 blurred planes costs one inverse transform. Kernels are transformed where they are used, since the
 spatial kernels of a hundred layers fit in a few megabytes and their transforms do not.
 
-A kernel that changes over the frame is a sum of constant ones, each over planes weighted with a
+A kernel that changes over the frame is a sum of constant ones, the result of each weighted with a
 hat function of the frame (`zones`).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +96,7 @@ def blur_in_zones(
     rows: Float[Array, "z h"],
     columns: Float[Array, "z w"],
 ) -> Float[Array, "*n h w"]:
-    """Sum of convolutions, each of the planes weighted with rows[z, y] columns[z, x].
+    """Sum of convolutions, the result of each weighted with its rows[z, y] columns[z, x].
 
     Args:
         planes: any number of planes; edges are replicated.
@@ -104,39 +106,30 @@ def blur_in_zones(
     half_size_px = kernels.shape[-1] // 2
     frame = (planes.shape[-2], planes.shape[-1])
     fft_shape = padded_fft_shape(frame, half_size_px)
-    padded = pad_replicate(planes, half_size_px)
-    rows, columns = (pad_line(lines, half_size_px) for lines in (rows, columns))
-    product = filtered_spectrum(padded, kernels, rows, columns, fft_shape)
-    return from_spectrum(product, fft_shape, half_size_px, frame)
+    transformed = spectrum(pad_replicate(planes, half_size_px), fft_shape)
+
+    def blurred(kernel):
+        transfer = jnp.expand_dims(spectrum(kernel, fft_shape), range(planes.ndim - 2))
+        return from_spectrum(transformed * transfer, fft_shape, half_size_px, frame)
+
+    return sum_over_zones(blurred, kernels, rows, columns, jnp.zeros_like(planes))
 
 
-def pad_line(lines: Float[Array, "z s"], margin_px: int) -> Float[Array, "z sp"]:
-    """Continue lines by `margin_px` at both ends with their end values."""
-    return jnp.pad(lines, ((0, 0), (margin_px, margin_px)), mode="edge")
-
-
-def filtered_spectrum(
-    padded: Float[Array, "*n hp wp"],
-    kernels: Float[Array, "z k k"],
-    rows: Float[Array, "z hp"],
-    columns: Float[Array, "z wp"],
-    fft_shape: tuple[int, int],
-) -> Complex[Array, "*n u v"]:
-    """Transform of `blur_in_zones` before the way back, from padded planes and padded weights."""
-    leading = range(padded.ndim - 2)
-
-    def filtered(planes, kernel):
-        transfer = jnp.expand_dims(spectrum(kernel, fft_shape), leading)
-        return spectrum(planes, fft_shape) * transfer
-
+def sum_over_zones(
+    blurred: Callable[[Array], Array],
+    kernels: Float[Array, "z *k"],
+    rows: Float[Array, "z h"],
+    columns: Float[Array, "z w"],
+    nothing: Float[Array, "*n h w"],
+) -> Float[Array, "*n h w"]:
+    """Add up `blurred(kernels[z])`, each weighted; `nothing` is the empty sum."""
     if len(kernels) == 1:
-        return filtered(padded, kernels[0])
+        return blurred(kernels[0])
 
     def add_zone(total, zone):
         kernel, row, column = zone
-        weight = jnp.expand_dims(row[:, None] * column[None, :], leading)
-        return total + filtered(padded * weight, kernel), None
+        weight = jnp.expand_dims(row[:, None] * column[None, :], range(nothing.ndim - 2))
+        return total + blurred(kernel) * weight, None
 
-    nothing = jnp.zeros_like(spectrum(padded[..., :1, :1], fft_shape))
     total, _ = jax.lax.scan(add_zone, nothing, (kernels, rows, columns))
     return total

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
-from bokeh_jax.optics.blur import filtered_spectrum, from_spectrum, pad_line, padded_fft_shape
+from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum, sum_over_zones
 from bokeh_jax.optics.defocus import compute_dtype, layer_radii_px
 from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.zones import zone_hats, zone_kernels
@@ -140,12 +140,12 @@ def _blur_by_radius(
         return opaque * jnp.maximum(0.0, 1 - jnp.abs(signed_radius_px - radius_px))
 
     def add_radius(total, radius):
-        radius_px, kernels = radius
+        radius_px, kernel = radius
         is_used = jnp.any(jnp.abs(signed_radius_px - radius_px) < 1)
 
         def add(total):
-            planes = weighted(radius_px)
-            return total + filtered_spectrum(planes, kernels, rows, columns, fft_shape)
+            transfer = spectrum(kernel, fft_shape)[None, None]
+            return total + spectrum(weighted(radius_px), fft_shape) * transfer
 
         return jax.lax.cond(is_used, add, lambda total: total, total), None
 
@@ -153,15 +153,20 @@ def _blur_by_radius(
     blurring = radii_px[radii_px != 0]
     if len(blurring) == 0:
         return sharp[:, :4]
-    kernels = jnp.asarray(zone_kernels(aperture, blurring, half_size_px, frame), planes.dtype)
-    rows, columns = (
-        pad_line(jnp.asarray(lines, planes.dtype), half_size_px)
-        for lines in zone_hats(aperture, frame)
-    )
     nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
     add_radius = jax.checkpoint(add_radius, prevent_cse=False)
-    total, _ = jax.lax.scan(add_radius, nothing, (jnp.asarray(blurring, planes.dtype), kernels))
-    sums = sharp + from_spectrum(total, fft_shape, half_size_px, frame)
+
+    def blurred(kernels):
+        radii = (jnp.asarray(blurring, planes.dtype), kernels)
+        total, _ = jax.lax.scan(add_radius, nothing, radii)
+        return from_spectrum(total, fft_shape, half_size_px, frame)
+
+    kernels = zone_kernels(aperture, blurring, half_size_px, frame).swapaxes(0, 1)
+    rows, columns = (jnp.asarray(lines, planes.dtype) for lines in zone_hats(aperture, frame))
+    sums = sum_over_zones(
+        blurred, jnp.asarray(kernels, planes.dtype), rows, columns, jnp.zeros_like(sharp)
+    )
+    sums = sharp + sums
     return sums[:, :4] / jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
 
 

@@ -7,10 +7,10 @@ overlap, and only the tile's own pixels are kept::
 
 Light does not travel farther than the radius, so the one thing a window does not see as the whole
 would is what the invented hidden content is interpolated from. Windows start at multiples of a
-power of two where they can, so that the pyramids of the fill fall on the same pixels as in the
-whole.
+power of two, so that the pyramids of the fill fall on the same pixels as in the whole.
 
-All windows have one shape and share one compiled function; memory is that of a window.
+All windows but the last of a line have one shape: four functions are compiled at most. Memory is
+that of a window.
 """
 
 import functools
@@ -89,15 +89,18 @@ def window_overlap_px(max_radius_px: float | int) -> int:
 
 
 def _cut(size: int, tile_px: int, overlap_px: int) -> list[tuple[int, int, slice]]:
-    """Tiles of a line and their windows: (first pixel, last + 1, window); windows equally long."""
+    """Tiles of a line and their windows: (first pixel, last + 1, window)."""
     tile_px = -(-tile_px // _GRID_PX) * _GRID_PX
     window_px = tile_px + 2 * overlap_px
     if size <= window_px:
         return [(0, size, slice(0, size))]
     tiles = []
+    # The last window starts on the grid as all do, so it may be a little longer.
+    last_start = (size - window_px) // _GRID_PX * _GRID_PX
     for first in range(0, size, tile_px):
-        start = min(max(0, first - overlap_px), size - window_px)
-        tiles.append((first, min(size, first + tile_px), slice(start, start + window_px)))
+        start = min(max(0, first - overlap_px), last_start)
+        stop = size if start == last_start else start + window_px
+        tiles.append((first, min(size, first + tile_px), slice(start, stop)))
     return tiles
 
 

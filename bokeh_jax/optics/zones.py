@@ -1,20 +1,19 @@
 """Apertures that change over the frame, within a scheme of constant kernels.
 
-The rim of a lens barrel cuts the opening of a point at the field position p = (x, y), measured from
-the frame's middle with the corners at |p| = 1. A ray through the point u of the opening (in units
-of its radius) meets the rim at u + amount p, so the rim lets the disc of radius 1 around
--amount p pass: the blur of what is far is cut on the side away from the middle.
+The rim of a lens barrel cuts the opening as the pixel at the field position p = (x, y) sees it,
+measured from the frame's middle with the corners at |p| = 1. A ray through the point u of the
+opening (in units of its radius) meets the rim at u + amount p, so the rim lets the disc of radius 1
+around -amount p pass: the blur of what is far is cut on the side away from the middle.
 
-The frame carries n x n nodes, from edge to edge. Each has one kernel a layer, and the light of a
-pixel is shared out among the four nodes around it with bilinear hat functions h_z, which sum to
-one::
+The frame carries n x n nodes, from edge to edge. Each has one kernel a layer, and a pixel takes the
+blurs of the four nodes around it, weighted with bilinear hat functions h_z, which sum to one::
 
-    B(plane) = sum over z of B_z(h_z plane)
+    B(plane) = sum over z of h_z B_z(plane)
 
-Light is weighted where it comes from, as each point of light has its own kernel; constants stay
-constants because the normaliser goes through the same sum. Between the nodes kernels are mixed
-linearly: exact at the nodes, the closer the more nodes. The sum costs one transform a zone
-and one inverse transform in all.
+The weights stand where the light arrives: which rays the rim stops depends on their direction, and
+that is given by the pixel that they reach. Constants stay constants. Between the nodes kernels are
+mixed linearly: exact at the nodes, the closer the more nodes. A plane costs one transform and one
+inverse transform a zone.
 """
 
 from typing import NamedTuple

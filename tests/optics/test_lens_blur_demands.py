@@ -53,7 +53,7 @@ def test_three_layers_come_close_to_known_layers():
     layers, _ = layers_of(rest)
     three = jnp.concatenate([front_layers[:1], layers])
     depths = jnp.zeros((3, 3)).at[:, 2].set(jnp.float32([1.0, 0.5, 0.0]))
-    for focus, least_decibel in ((1.0, 38), (0.5, 38), (0.0, 33)):
+    for focus, least_decibel in ((1.0, 41), (0.5, 37.5), (0.0, 33)):
         known, seen, *_ = both_ways(three, depths, int(rest["margin"]), Lens(focus, 20.0), 20.0)
         assert decibel(seen, known) > least_decibel, f"focus {focus}"
 
@@ -84,23 +84,23 @@ def test_lights_of_eight_times_white_keep_their_light_and_their_place(focus):
 
 def test_descent_finds_blur_and_focus_of_a_traced_photograph():
     scene = load("slanted_plane")
-    part = np.s_[200:264, 128:384]
-    image, disparity = (jnp.float32(scene[key][part]) for key in ("image", "disparity"))
-    truth = jnp.float32(scene["truth_0.5"][part])
-    inner = np.s_[10:-10, 10:-10]
+    part, inner = np.s_[200:264], np.s_[14:-14, 14:-14]
+    image, disparity, truth = (
+        jnp.float32(scene[key][part]) for key in ("image", "disparity", "truth_0.5")
+    )
+
+    def error(camera):
+        lens = Lens(camera[1], camera[0])
+        picture = render_defocus(image, disparity, lens, max_radius_px=14.0)
+        return (picture - truth)[inner].ravel()
 
     @jax.jit
-    @jax.grad
-    def slope(camera):
-        lens = Lens(camera[1], jnp.exp(camera[0]))
-        picture = render_defocus(image, disparity, lens, max_radius_px=9.0)
-        return jnp.mean((picture[inner] - truth[inner]) ** 2)
+    def descend(camera):
+        """One step of Gauss and Newton: the least squares of the error's linearisation."""
+        slopes = jax.vmap(lambda direction: jax.jvp(error, (camera,), (direction,))[1])(jnp.eye(2))
+        return camera - jnp.linalg.solve(slopes @ slopes.T, slopes @ error(camera))
 
-    # Descent with a step for each of the two, longer while the slope keeps its sign (Rprop).
-    camera, step, before = np.array([np.log(13.0), 0.42]), np.array([0.1, 0.03]), np.zeros(2)
-    for _ in range(40):
-        now = np.sign(slope(jnp.float32(camera)))
-        step = step * np.where(now * before < 0, 0.5, 1.2 * (before != 0) + (before == 0))
-        camera, before = camera - now * step, now
-    assert abs(np.exp(camera[0]) / float(scene["blur"]) - 1) < 0.01
-    assert abs(camera[1] - 0.5) < 0.01 * 0.5
+    camera = jnp.float32([17.0, 0.54])
+    for _ in range(6):
+        camera = descend(camera)
+    np.testing.assert_allclose(camera, [float(scene["blur"]), 0.5], rtol=0.01)
