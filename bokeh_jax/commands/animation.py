@@ -1,8 +1,11 @@
 """Moving pictures: frames into a GIF, a WebP or, by way of ffmpeg, an MP4 file."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -82,18 +85,16 @@ def _write_mp4(path: Path, levels: Iterator[np.ndarray], frames_per_second: floa
     command += ["-s", f"{width}x{height}", "-r", f"{frames_per_second:g}", "-i", "-"]
     # Most players ask for halved colour, which asks for even sides.
     command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-f", "mp4"]
-    with subprocess.Popen(
-        [*command, str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
-        try:
-            process.stdin.write(first.tobytes())
-            for level in levels:
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            [*command, str(path)], stdin=subprocess.PIPE, stdout=messages, stderr=messages
+        )
+        # A program that gives up closes its end; what it said is worth more than the broken pipe.
+        with contextlib.suppress(BrokenPipeError), process:
+            assert process.stdin is not None
+            for level in itertools.chain([first], levels):
                 process.stdin.write(level.tobytes())
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        said = process.stderr.read().decode(errors="replace").strip().splitlines()
+        messages.seek(0)
+        said = messages.read().decode(errors="replace").strip().splitlines()
     if process.returncode != 0:
         raise OSError(f"ffmpeg ended with {process.returncode}: {said[-1] if said else ''}")

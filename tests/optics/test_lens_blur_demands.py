@@ -37,7 +37,7 @@ def both_ways(layers, planes, margin_px, lens, max_radius_px):
 
 @pytest.mark.parametrize(
     ("blur_px", "focus", "least_decibel"),
-    [(6.0, 1.0, 44), (6.0, 0.0, 40), (40.0, 1.0, 35), (40.0, 0.0, 32)],
+    [(6.0, 1.0, 49), (6.0, 0.0, 47.5), (40.0, 1.0, 43.3), (40.0, 0.0, 36.2)],
 )
 def test_small_and_large_radii_come_close_to_known_layers(blur_px, focus, least_decibel):
     scene = load("two_layer_blob")
@@ -53,7 +53,7 @@ def test_three_layers_come_close_to_known_layers():
     layers, _ = layers_of(rest)
     three = jnp.concatenate([front_layers[:1], layers])
     depths = jnp.zeros((3, 3)).at[:, 2].set(jnp.float32([1.0, 0.5, 0.0]))
-    for focus, least_decibel in ((1.0, 41), (0.5, 37.5), (0.0, 33)):
+    for focus, least_decibel in ((1.0, 40.5), (0.5, 37.5), (0.0, 34.5)):
         known, seen, *_ = both_ways(three, depths, int(rest["margin"]), Lens(focus, 20.0), 20.0)
         assert decibel(seen, known) > least_decibel, f"focus {focus}"
 
