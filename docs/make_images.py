@@ -49,7 +49,7 @@ APERTURES: dict[str, Aperture] = {
 def lights() -> tuple[np.ndarray, np.ndarray]:
     """The scene: linear light [h, w, 3] and signed radii [h, w]."""
     random = np.random.default_rng(0)
-    light = np.full((HEIGHT, WIDTH, 3), 0.01, np.float32)
+    light = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     rows, columns = np.linspace(20, HEIGHT - 21, 3), np.linspace(22, WIDTH - 23, 5)
     for row in rows.astype(int):
         for column in columns.astype(int):
@@ -65,7 +65,7 @@ def main() -> None:
     light, radius_px = lights()
     for name, aperture in APERTURES.items():
         # Each depth on its own: lights of one do not hide those of the other.
-        picture = sum(
+        picture = 0.01 + sum(
             render_radius(
                 jnp.asarray(np.where(part[..., None], light, 0.0)),
                 jnp.full(part.shape, radius),

@@ -27,8 +27,8 @@ def test_tiles_are_the_whole(aperture):
     whole = render_radius(jnp.asarray(image), jnp.asarray(radius), **options)
     tiled = render_tiled(image, radius, tile_px=64, **options)
     # What is invented behind the discs may differ a little; nothing else does.
-    np.testing.assert_allclose(tiled, whole, atol=2e-3)
-    assert np.mean(np.abs(tiled - np.asarray(whole)) > 1e-4) < 1e-3
+    np.testing.assert_allclose(tiled, whole, atol=5e-4)
+    assert np.mean(np.abs(tiled - np.asarray(whole)) > 1e-5) < 0.02
 
 
 def test_a_small_photograph_is_one_window():
