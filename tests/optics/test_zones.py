@@ -111,3 +111,19 @@ def test_constants_stay_and_layers_agree_with_the_photograph():
         layer, jnp.zeros((1, 3)), Lens(0.5, 5.0), aperture=eye, max_radius_px=3.0
     )
     np.testing.assert_allclose(layered, flat, atol=5e-6)
+
+
+def test_slopes_are_those_of_a_linear_blur():
+    random = np.random.default_rng(4)
+    image, direction, probe = (jnp.float32(random.random((9, 11, 3))) for _ in range(3))
+    radius, eye = jnp.full((9, 11), -1.7), CatEye(Polygon(5), 0.6)
+
+    def seen(image, radius=radius):
+        return jnp.sum(probe * render_radius(image, radius, aperture=eye, max_radius_px=2.0))
+
+    # Off silhouettes a blur is linear, so the slope along a picture is that picture, blurred.
+    slope = jax.jit(jax.grad(seen))(image)
+    np.testing.assert_allclose(jnp.sum(slope * direction), seen(direction), rtol=1e-5)
+    by_radius = jax.jit(jax.grad(seen, argnums=1))(image, radius)
+    assert jnp.isfinite(by_radius).all()
+    assert jnp.any(by_radius != 0)
