@@ -1,4 +1,4 @@
-"""`bokeh-jax refocus` and `bokeh-jax render`: photograph file in, photograph file out."""
+"""`bokeh-jax refocus`: photograph file in, photograph file out."""
 
 import argparse
 import dataclasses
@@ -9,21 +9,21 @@ import numpy as np
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.photo_file import Photo, kind_of, read_photo, write_photo
-from bokeh_jax.inference.refocuser import Refocuser, check_request, lens_blur
-from bokeh_jax.optics import Disc, Polygon
+from bokeh_jax.inference.refocuser import Refocuser, check_request
 from data_pipeline.photo_folder import read_disparity
 
 
-def parse_point(text: str) -> tuple[float, float]:
+def parse_point(text: str, flag: str = "--focus") -> tuple[float, float]:
     """ "0.6,0.4" -> (0.6, 0.4)."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
-        raise InvalidInput(f"--focus is {text!r}; allowed: x,y such as 0.6,0.4") from None
+        raise InvalidInput(f"{flag} is {text!r}; allowed: x,y such as 0.6,0.4") from None
     return x, y
 
 
-def _output_path(arguments: argparse.Namespace, word: str) -> Path:
+def output_path(arguments: argparse.Namespace, word: str) -> Path:
+    """--out, or the image's name with a word in it; InvalidInput for an unknown ending."""
     image: Path = arguments.image
     path = arguments.out or image.with_name(f"{image.stem}.{word}{image.suffix}")
     kind_of(path)
@@ -39,7 +39,7 @@ def _read(arguments: argparse.Namespace) -> tuple[Photo, np.ndarray | None]:
 
 def refocus_file(arguments: argparse.Namespace) -> None:
     """Refocuses a file and says at which size the network worked."""
-    focus, out = parse_point(arguments.focus), _output_path(arguments, "refocused")
+    focus, out = parse_point(arguments.focus), output_path(arguments, "refocused")
     photo, disparity = _read(arguments)
     check_request(photo.pixels, focus, arguments.blur, disparity)
     if arguments.steps is not None and arguments.steps < 1:
@@ -71,17 +71,3 @@ def refocus_file(arguments: argparse.Namespace) -> None:
         else f"network at {worked}, its answer enlarged to {width}x{height}"
     )
     print(f"{out}: focus {focus[0]:g},{focus[1]:g}, blur {arguments.blur:g}; {how}")
-
-
-def render_file(arguments: argparse.Namespace) -> None:
-    """Puts a file through the lens blur at its own size."""
-    focus, out = parse_point(arguments.focus), _output_path(arguments, "rendered")
-    photo, disparity = _read(arguments)
-    check_request(photo.pixels, focus, arguments.blur, disparity)
-    assert disparity is not None
-    if arguments.blades != 0 and arguments.blades < 3:
-        raise InvalidInput(f"--blades is {arguments.blades}; allowed: 0 (a disc), or 3 or more")
-    aperture = Polygon(blades=arguments.blades) if arguments.blades else Disc()
-    pixels = lens_blur(photo.pixels, disparity, focus, arguments.blur, aperture=aperture)
-    write_photo(out, dataclasses.replace(photo, pixels=pixels))
-    print(f"{out}: focus {focus[0]:g},{focus[1]:g}, blur {arguments.blur:g}")

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from bokeh_jax import diffusion
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.inference.lens_photo import PhotoSettings, photograph
 from bokeh_jax.inference.photo_file import resize
 from bokeh_jax.models import Conditions
 from bokeh_jax.objectives import (
@@ -36,7 +37,7 @@ from bokeh_jax.objectives import (
     make_predictor,
     start_of_flow,
 )
-from bokeh_jax.optics import Aperture, Disc, Lens, linear_to_srgb, render_defocus, srgb_to_linear
+from bokeh_jax.optics import Aperture, Disc, Lens, srgb_to_linear
 from bokeh_jax.simulation import disparity_at
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.rng import example_keys, step_key
@@ -277,11 +278,10 @@ def lens_blur(
         focus_disparity=disparity_at(known, jnp.asarray([focus], jnp.float32))[0],
         blur_px=jnp.float32(blur * width_px),
     )
-    rendered = render_defocus(
-        srgb_to_linear(jnp.asarray(pixels)),
-        known,
+    return photograph(
+        pixels,
+        disparity,
         lens,
-        aperture=aperture,
+        PhotoSettings(aperture=aperture),
         max_radius_px=_radius_bound(blur, width_px),
     )
-    return np.clip(np.asarray(linear_to_srgb(rendered)), 0.0, 1.0)

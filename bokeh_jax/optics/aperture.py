@@ -1,41 +1,56 @@
 """Aperture shapes and the blur kernels that they cast.
 
 A point of light away from the focus plane is imaged as a copy of the aperture, scaled by the
-signed radius of its circle of confusion. A shape is described by its boundary alone: a closed
-polygon inside the unit circle. The kernel of radius r holds, for every pixel, the exact area of the
-scaled shape inside that pixel, divided by the sum: the light that a uniformly lit aperture
-sends there.
+signed radius of its circle of confusion. The kernel of radius r holds, for every pixel, the light
+that the scaled opening sends there, divided by the sum.
 
-The areas come from Green's theorem, one row at a time. Cut the boundary at every grid line. A piece
-that lies in row y and column x, climbs by dy and has its midpoint at the fraction f of the pixel's
-width adds dy * (1 - f) to the area of its own pixel and dy to that of every pixel right of it;
-summing the pieces and accumulating along the row gives the covered area, whatever the shape.
+A shape is a sum of outlines with weights: closed polygons inside the unit circle, each of which can
+be seen whole from the centre. A uniformly lit opening is one outline of weight 1. An opening of
+radial brightness I(q), where q in [0, 1] scales the outline to the point, is cut into rings between
+q_0 = hole < q_1 < ... < q_n = 1 of mean brightness b_i::
+
+    light = sum over i of (b_(i-1) - b_i) area(q_i * outline),     b_(-1) = b_n = 0
+
+so that every pixel's share is a sum of exact areas (`polygon_area`). A kernel picture is
+resampled by area as well (`kernel_image`).
+
+An opening may be cut by the lens's rim: a second disc of radius 1 whose centre lies off the axis.
+An outline seen whole from the centre keeps that property, so each vertex moves towards the centre
+until the rim lets it pass. `zones` makes cat eyes of it.
 
 Orientation: kernels are point-spread functions in the photograph (x right, y down). What is farther
 than the focus plane (negative radius) shows the aperture upright; what is nearer shows it turned by
 half a turn, because its rays have not crossed yet when they meet the sensor.
 
-To add a shape, write a frozen dataclass with a `boundary` method and name it in `Aperture`.
+To add a shape, write a frozen dataclass with an `outlines` method and name it in `Shape`.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-# A regular polygon of n sides lacks 2 pi^2 / (3 n^2) of its circle's area: 4e-7 here.
-_CIRCLE_SIDES = 4096
+from bokeh_jax.optics.kernel_image import KernelImage
+from bokeh_jax.optics.polygon_area import CIRCLE_SIDES, polygon_areas, unit_circle
+
+# Rings of constant brightness that stand for a brightness that varies with the radius.
+_BRIGHTNESS_STEPS = 16
+# Sides of each ring's edge; the rings are many, and 3e-5 of their area is all that this costs.
+_RING_SIDES = 512
+
+# Vertices (x, y) of a closed polygon in order, "n 2", and the weight of the area it encloses.
+Outline = tuple[np.ndarray, float]
 
 
 @dataclass(frozen=True)
 class Disc:
     """A wide-open round aperture."""
 
-    def boundary(self) -> Float[np.ndarray, "n 2"]:
-        """Vertices (x, y) on the unit circle, in order."""
-        turn = np.linspace(0.0, 2 * math.pi, _CIRCLE_SIDES, endpoint=False)
-        return np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    def outlines(self, sides: int = CIRCLE_SIDES) -> tuple[Outline, ...]:
+        """The unit circle as a polygon of many sides."""
+        return ((unit_circle(sides), 1.0),)
 
 
 @dataclass(frozen=True)
@@ -65,32 +80,155 @@ class Polygon:
         if not math.isfinite(self.rotation_rad):
             raise ValueError(f"rotation_rad must be finite, got {self.rotation_rad}")
 
-    def boundary(self) -> Float[np.ndarray, "n 2"]:
-        """Vertices (x, y) in or on the unit circle, in order."""
+    def outlines(self, sides: int = CIRCLE_SIDES) -> tuple[Outline, ...]:
+        """One outline in or on the unit circle; a bowed side is one of many straight ones."""
         half_side_rad = math.pi / self.blades
-        per_side = -(-_CIRCLE_SIDES // self.blades)
+        per_side = -(-sides // self.blades)
         turn = np.arange(per_side * self.blades) * (2 * half_side_rad / per_side)
         # Distance of a straight side, seen from the centre in the direction `turn`.
         straight = math.cos(half_side_rad) / np.cos(turn % (2 * half_side_rad) - half_side_rad)
         distance = straight + self.roundness * (1 - straight)
         angle = turn + self.rotation_rad
-        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=-1)
+        return ((np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=-1), 1.0),)
 
 
-Aperture = Disc | Polygon
+@dataclass(frozen=True)
+class Ring:
+    """A shape whose brightness varies from the centre to the rim: I(q) = 1 + (rim - 1) q^power.
+
+    A rim brighter than 1 gives the "soap bubbles" of an over-corrected lens, a rim of 0 the soft
+    discs of an apodised one, a hole the rings of a mirror lens.
+
+    Args:
+        shape: outline of the opening.
+        rim: brightness at the rim, relative to the centre's; at least 0.
+        power: how steeply the brightness changes towards the rim; above 0.
+        hole: radius of the dark centre, in units of the opening's; in [0, 1).
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    shape: Disc | Polygon = Disc()
+    rim: float | int = 2.0
+    power: float | int = 4.0
+    hole: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.rim >= 0 and math.isfinite(self.rim)):
+            raise ValueError(f"rim must be finite and >= 0, got {self.rim}")
+        if not (self.power > 0 and math.isfinite(self.power)):
+            raise ValueError(f"power must be finite and > 0, got {self.power}")
+        if not 0 <= self.hole < 1:
+            raise ValueError(f"hole must lie in [0, 1), got {self.hole}")
+
+    def outlines(self) -> tuple[Outline, ...]:
+        """Scaled copies of the shape's outline; see the module's head."""
+        edges = np.linspace(self.hole, 1.0, _BRIGHTNESS_STEPS + 1)
+        exponent = self.power + 2
+        # The mean of I over the area between two edges, so that no light is lost to the steps.
+        mean = 1 + (self.rim - 1) * 2 / exponent * np.diff(edges**exponent) / np.diff(edges**2)
+        weights = -np.diff(mean, prepend=0.0, append=0.0)
+        ((outline, _),) = self.shape.outlines(_RING_SIDES)
+        return tuple(
+            (outline * edge, float(weight))
+            for edge, weight in zip(edges, weights, strict=True)
+            if edge > 0
+        )
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """A shape as an anamorphic lens shows it.
+
+    Args:
+        shape: the opening without the squeeze.
+        squeeze: width relative to height, above 0. Below 1 the width shrinks, above 1 the height
+            does, so that the shape stays within the unit circle.
+
+    Raises:
+        ValueError: a squeeze outside its range.
+    """
+
+    shape: Disc | Polygon | Ring
+    squeeze: float | int
+
+    def __post_init__(self) -> None:
+        if not (self.squeeze > 0 and math.isfinite(self.squeeze)):
+            raise ValueError(f"squeeze must be finite and > 0, got {self.squeeze}")
+
+    def outlines(self) -> tuple[Outline, ...]:
+        """The shape's outlines, scaled along x or y."""
+        scale = np.array([min(1.0, self.squeeze), min(1.0, 1 / self.squeeze)])
+        return tuple((outline * scale, weight) for outline, weight in self.shape.outlines())
+
+
+Shape = Disc | Polygon | Ring | Squeezed | KernelImage
+
+
+@dataclass(frozen=True)
+class CatEye:
+    """An opening that the lens's rim cuts more and more towards the frame's corners.
+
+    In the corners the rim's centre lies `amount` opening radii off the axis. The frame is split
+    into zones, see `zones`. Kernels keep a sum of one: the shape changes, not the exposure.
+
+    Args:
+        shape: the opening in the frame's middle.
+        amount: 0 for none; below 1.
+        zones: nodes along each side of the frame, at least 2; the time grows with their square.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    shape: Shape = Disc()
+    amount: float | int = 0.6
+    zones: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount < 1:
+            raise ValueError(f"amount must lie in [0, 1), got {self.amount}")
+        if self.zones < 2:
+            raise ValueError(f"zones must be at least 2, got {self.zones}")
+
+
+Aperture = Disc | Polygon | Ring | Squeezed | KernelImage | CatEye
+
+
+def squeezed(shape: Shape, squeeze: float | int) -> Shape:
+    """Any shape with its width multiplied by `squeeze` relative to its height."""
+    match shape:
+        case KernelImage():
+            return dataclasses.replace(shape, pixel_aspect=shape.pixel_aspect * squeeze)
+        case Squeezed():
+            return Squeezed(shape.shape, shape.squeeze * squeeze)
+        case _:
+            return Squeezed(shape, squeeze)
 
 
 def is_point_symmetric(aperture: Aperture) -> bool:
-    """Whether half a turn leaves the shape as it is, so near and far blur look alike."""
+    """Whether half a turn leaves the opening as it is, so near and far blur look alike."""
     match aperture:
         case Disc():
             return True
         case Polygon(blades=blades, roundness=roundness):
             return blades % 2 == 0 or roundness == 1
+        case Ring(shape=shape) | Squeezed(shape=shape):
+            return is_point_symmetric(shape)
+        case KernelImage():
+            picture = aperture.array()
+            return bool(np.array_equal(picture, picture[::-1, ::-1]))
+        case CatEye():
+            return False
 
 
 def aperture_kernel(
-    aperture: Aperture, signed_radius_px: float | int, half_size_px: int
+    aperture: Shape,
+    signed_radius_px: float | int,
+    half_size_px: int,
+    *,
+    rim_center: tuple[float, float] | None = None,
 ) -> Float[np.ndarray, "k k"]:
     """The kernel of one signed radius: unit sum, area-antialiased, k = 2 * half_size_px + 1.
 
@@ -100,62 +238,62 @@ def aperture_kernel(
         aperture: the shape.
         signed_radius_px: radius of the circle of confusion; negative beyond the focus plane.
         half_size_px: pixels on either side of the kernel's centre.
+        rim_center: (x, y) of the rim's centre in units of the opening's radius, less than 1 from
+            the axis; None where no rim cuts the opening.
 
     Raises:
-        ValueError: the shape does not fit into the kernel.
+        ValueError: the shape does not fit into the kernel, or the rim hides the axis.
     """
     if not abs(signed_radius_px) <= half_size_px + 0.5:
         raise ValueError(
             f"signed_radius_px must lie within half_size_px + 0.5 = {half_size_px + 0.5}, "
             f"got {signed_radius_px}"
         )
+    if rim_center is not None and not math.hypot(*rim_center) < 1:
+        raise ValueError(f"rim_center must lie less than 1 from the axis, got {rim_center}")
     size = 2 * half_size_px + 1
     if signed_radius_px == 0:
         kernel = np.zeros((size, size))
         kernel[half_size_px, half_size_px] = 1.0
         return kernel
     # Pixel i covers [i, i + 1] here, so the kernel's centre lies at half_size_px + 0.5.
-    covered = _polygon_areas(aperture.boundary() * -signed_radius_px + half_size_px + 0.5, size)
-    return covered / covered.sum()
+    if isinstance(aperture, KernelImage):
+        light = aperture.light(-signed_radius_px, size, rim_center)
+    else:
+        light = np.zeros((size, size))
+        for outline, weight in aperture.outlines():
+            passed = outline if rim_center is None else _cut_by_rim(outline, rim_center)
+            light += weight * polygon_areas(passed * -signed_radius_px + size / 2, size)
+    # Differences of areas may leave -1e-17 where a hole covers a pixel.
+    light = np.maximum(light, 0.0)
+    if not light.sum() > 0:
+        raise ValueError(f"no light of the kernel picture passes a rim at {rim_center}")
+    return light / light.sum()
 
 
 def kernel_stack(
-    aperture: Aperture, signed_radii_px: Float[np.ndarray, " j"], half_size_px: int
+    aperture: Shape,
+    signed_radii_px: Float[np.ndarray, " j"],
+    half_size_px: int,
+    *,
+    rim_center: tuple[float, float] | None = None,
 ) -> Float[np.ndarray, "j k k"]:
     """`aperture_kernel` of every radius, stacked."""
-    return np.stack([aperture_kernel(aperture, float(r), half_size_px) for r in signed_radii_px])
+    return np.stack(
+        [
+            aperture_kernel(aperture, float(radius_px), half_size_px, rim_center=rim_center)
+            for radius_px in signed_radii_px
+        ]
+    )
 
 
-def _polygon_areas(vertices: Float[np.ndarray, "n 2"], size: int) -> Float[np.ndarray, "k k"]:
-    """Area of a simple closed polygon inside each pixel of a size x size grid."""
-    start, stop = _cut_at_grid_lines(vertices)
-    middle = (start + stop) / 2
-    column, row = np.clip(np.floor(middle).astype(int), 0, size - 1).T
-    climb = stop[:, 1] - start[:, 1]
-    own = np.zeros((size, size))
-    np.add.at(own, (row, column), climb * (1 - (middle[:, 0] - column)))
-    climbs = np.zeros((size, size))
-    np.add.at(climbs, (row, column), climb)
-    right = np.cumsum(climbs, axis=1) - climbs
-    # The sign depends on the direction of travel only; cancellation may leave -1e-17.
-    return np.abs(own + right)
-
-
-def _cut_at_grid_lines(
-    vertices: Float[np.ndarray, "n 2"],
-) -> tuple[Float[np.ndarray, "m 2"], Float[np.ndarray, "m 2"]]:
-    """Straight pieces of a closed boundary, none of which crosses a pixel's edge."""
-    start, stop = vertices, np.roll(vertices, -1, axis=0)
-    longest = np.abs(stop - start).max()
-    parts = np.arange(math.ceil(longest) + 1) / (math.ceil(longest) or 1)
-    # Steps of at most one pixel cross at most one line of either direction.
-    points = start[:, None] + (stop - start)[:, None] * parts[:, None]
-    start, stop = points[:, :-1].reshape(-1, 2), points[:, 1:].reshape(-1, 2)
-    line = np.maximum(np.floor(start), np.floor(stop))
-    step = stop - start
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cut = np.where(np.floor(start) == np.floor(stop), 0.0, (line - start) / step)
-    cut = np.sort(np.clip(cut, 0.0, 1.0), axis=-1)
-    ends = np.concatenate([np.zeros((len(cut), 1)), cut, np.ones((len(cut), 1))], axis=-1)
-    points = start[:, None] + step[:, None] * ends[..., None]
-    return points[:, :-1].reshape(-1, 2), points[:, 1:].reshape(-1, 2)
+def _cut_by_rim(
+    outline: Float[np.ndarray, "n 2"], rim_center: tuple[float, float]
+) -> Float[np.ndarray, "n 2"]:
+    """Move what lies outside the rim's disc towards the centre, onto the rim."""
+    center = np.array(rim_center)
+    distance = np.hypot(outline[:, 0], outline[:, 1])
+    along = (outline / distance[:, None]) @ center
+    # Where the ray from the axis through the vertex leaves the disc of radius 1 around the centre.
+    leaves = along + np.sqrt(along**2 + 1 - center @ center)
+    return outline * np.minimum(1.0, leaves / distance)[:, None]

@@ -9,8 +9,14 @@ inside the frame: only the padding can be reached by what wraps around.
 Sums over kernels are taken before the inverse transform, which is linear: a sum of any number of
 blurred planes costs one inverse transform. Kernels are transformed where they are used, since the
 spatial kernels of a hundred layers fit in a few megabytes and their transforms do not.
+
+A kernel that changes over the frame is a sum of constant ones, the result of each weighted with a
+hat function of the frame (`zones`).
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
@@ -79,10 +85,51 @@ def blur(planes: Float[Array, "*n h w"], kernel: Float[Array, "k k"]) -> Float[A
         planes: any number of planes.
         kernel: point-spread function with its centre in the middle.
     """
-    half_size_px = kernel.shape[0] // 2
+    height, width = planes.shape[-2:]
+    hats = (jnp.ones((1, height), planes.dtype), jnp.ones((1, width), planes.dtype))
+    return blur_in_zones(planes, kernel[None], *hats)
+
+
+def blur_in_zones(
+    planes: Float[Array, "*n h w"],
+    kernels: Float[Array, "z k k"],
+    rows: Float[Array, "z h"],
+    columns: Float[Array, "z w"],
+) -> Float[Array, "*n h w"]:
+    """Sum of convolutions, the result of each weighted with its rows[z, y] columns[z, x].
+
+    Args:
+        planes: any number of planes; edges are replicated.
+        kernels: odd-sized point-spread functions, one for each zone.
+        rows, columns: weights of the zones; those of a single zone are taken to be one.
+    """
+    half_size_px = kernels.shape[-1] // 2
     frame = (planes.shape[-2], planes.shape[-1])
     fft_shape = padded_fft_shape(frame, half_size_px)
     transformed = spectrum(pad_replicate(planes, half_size_px), fft_shape)
-    transfer = spectrum(kernel, fft_shape)
-    product = transformed * jnp.expand_dims(transfer, range(planes.ndim - 2))
-    return from_spectrum(product, fft_shape, half_size_px, frame)
+
+    def blurred(kernel):
+        transfer = jnp.expand_dims(spectrum(kernel, fft_shape), range(planes.ndim - 2))
+        return from_spectrum(transformed * transfer, fft_shape, half_size_px, frame)
+
+    return sum_over_zones(blurred, kernels, rows, columns, jnp.zeros_like(planes))
+
+
+def sum_over_zones(
+    blurred: Callable[[Array], Array],
+    kernels: Float[Array, "z *k"],
+    rows: Float[Array, "z h"],
+    columns: Float[Array, "z w"],
+    nothing: Float[Array, "*n h w"],
+) -> Float[Array, "*n h w"]:
+    """Add up `blurred(kernels[z])`, each weighted; `nothing` is the empty sum."""
+    if len(kernels) == 1:
+        return blurred(kernels[0])
+
+    def add_zone(total, zone):
+        kernel, row, column = zone
+        weight = jnp.expand_dims(row[:, None] * column[None, :], range(nothing.ndim - 2))
+        return total + blurred(kernel) * weight, None
+
+    total, _ = jax.lax.scan(add_zone, nothing, (kernels, rows, columns))
+    return total

@@ -34,11 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.aperture import Aperture, Disc, kernel_stack
-from bokeh_jax.optics.blur import blur
+from bokeh_jax.optics.aperture import Aperture, Disc
+from bokeh_jax.optics.blur import blur_in_zones
 from bokeh_jax.optics.hidden import fill_hidden
 from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.matting import Surfaces, split_silhouettes
+from bokeh_jax.optics.zones import zone_hats, zone_kernels
 
 # What is nearer by less than this, plus this share of the layer's own radius, hides nothing: it is
 # the same surface going on. Slopes of 0.2 px a pixel lose 15 dB without the share.
@@ -117,20 +118,84 @@ def render_defocus(
     Raises:
         ValueError: shapes that do not fit, or a bad `max_radius_px` or `num_layers`.
     """
-    if image.shape[-1:] != (3,) or image.shape[:-1] != disparity.shape:
-        raise ValueError(
-            "image must have the disparity's shape and 3 colours, "
-            f"got image {image.shape} and disparity {disparity.shape}"
-        )
+    dtype = compute_dtype(image)
+    _check_shapes(image, disparity, "disparity")
+    return render_radius(
+        image,
+        lens.signed_radius_px(disparity.astype(dtype)),
+        aperture=aperture,
+        max_radius_px=max_radius_px,
+        num_layers=num_layers,
+    )
+
+
+def render_radius(
+    image: Float[Array, "*b h w 3"],
+    signed_radius_px: Float[Array, "*b h w"],
+    *,
+    aperture: Aperture = Disc(),
+    max_radius_px: float | int,
+    num_layers: int | None = None,
+) -> Float[Array, "*b h w 3"]:
+    """Photograph an all-in-focus image whose signed blur radii are given, pixel by pixel.
+
+    `render_defocus` is this with the radii of a lens; `focus` makes other radii. What is said of
+    `render_defocus` holds here too.
+
+    Args:
+        image: all in focus, linear light, [0, inf).
+        signed_radius_px: of the visible surfaces, positive nearer than the focus; a surface of
+            greater radius is taken to hide one of smaller radius.
+        aperture: shape of the blur; static.
+        max_radius_px: static; signed radii beyond it are clamped to it.
+        num_layers: see `layer_radii_px`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a bad `max_radius_px` or `num_layers`.
+    """
+    _check_shapes(image, signed_radius_px, "signed_radius_px")
+    frame = (image.shape[-3], image.shape[-2])
+    hats, dtype = zone_hats(aperture, frame), compute_dtype(image)
+    return render_window(
+        image,
+        signed_radius_px,
+        (jnp.asarray(hats.rows, dtype), jnp.asarray(hats.columns, dtype)),
+        frame=frame,
+        aperture=aperture,
+        max_radius_px=max_radius_px,
+        num_layers=num_layers,
+    )
+
+
+def render_window(
+    image: Float[Array, "*b h w 3"],
+    signed_radius_px: Float[Array, "*b h w"],
+    hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    *,
+    frame: tuple[int, int],
+    aperture: Aperture,
+    max_radius_px: float | int,
+    num_layers: int | None,
+) -> Float[Array, "*b h w 3"]:
+    """`render_radius` of a part of a photograph: its own hats, the whole photograph's frame."""
     radii_px = layer_radii_px(max_radius_px, num_layers)
     dtype = compute_dtype(image)
-    height, width = disparity.shape[-2:]
-    signed = lens.signed_radius_px(disparity.astype(dtype)).reshape(-1, 1, height, width)
+    height, width = signed_radius_px.shape[-2:]
+    signed = signed_radius_px.astype(dtype).reshape(-1, 1, height, width)
     signed = jnp.clip(signed, -max_radius_px, max_radius_px)
     planes = jnp.moveaxis(image.astype(dtype).reshape(-1, height, width, 3), -1, 1)
     surfaces = split_silhouettes(planes, signed, _SAME_SURFACE_PX)
-    rendered = _render_layers_far_to_near(planes, surfaces, radii_px, aperture)
+    kernels = zone_kernels(aperture, radii_px, math.ceil(radii_px[-1]), frame)
+    rendered = _render_layers_far_to_near(planes, surfaces, radii_px, kernels, hats)
     return jnp.moveaxis(rendered, 1, -1).reshape(image.shape)
+
+
+def _check_shapes(image: Array, plane: Array, name: str) -> None:
+    if image.shape[-1:] != (3,) or image.shape[:-1] != plane.shape:
+        raise ValueError(
+            f"image must have the shape of {name} and 3 colours, "
+            f"got image {image.shape} and {name} {plane.shape}"
+        )
 
 
 def compute_dtype(array: Array) -> jnp.dtype:
@@ -142,26 +207,29 @@ def _render_layers_far_to_near(
     image: Float[Array, "b 3 h w"],
     surfaces: Surfaces,
     radii_px: Float[np.ndarray, " j"],
-    aperture: Aperture,
+    kernels: Float[np.ndarray, "j z k k"],
+    hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
 ) -> Float[Array, "b 3 h w"]:
     count = len(radii_px)
     middle = count // 2
     # With the aperture closed all layers coincide, and any spacing will do.
     spacing_px = float(radii_px[-1]) / max(1, middle) or 1.0
     same_surface_px = _SAME_SURFACE_PX + _SAME_SURFACE_SHARE * np.abs(radii_px)
-    half_size_px = math.ceil(radii_px[-1])
     near = surfaces.near_px / spacing_px + middle
     far = surfaces.far_px / spacing_px + middle
     scene = _Scene(image, near, far, surfaces.near_share, surfaces.near_light)
 
+    def blur(planes, kernels):
+        return blur_in_zones(planes, kernels, *hats)
+
     def add_layer(over, layer):
-        position, kernel, is_sharp, reach = layer
+        position, kernels, is_sharp, reach = layer
         weight = scene.share(_hat(scene.near, position), _hat(scene.far, position))
 
         def draw(over):
             light, coverage = over
             sums = _layer_sums(scene, position, reach)
-            sums = jax.lax.cond(is_sharp, lambda p, _: p, blur, sums, kernel)
+            sums = jax.lax.cond(is_sharp, lambda p, _: p, blur, sums, kernels)
             covered = jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
             color = sums[:, :3] / covered
             alpha = sums[:, 3:4] / covered
@@ -171,7 +239,7 @@ def _render_layers_far_to_near(
 
     layers = (
         jnp.arange(count).astype(image.dtype),
-        jnp.asarray(kernel_stack(aperture, radii_px, half_size_px), image.dtype),
+        jnp.asarray(kernels, image.dtype),
         jnp.asarray(radii_px == 0),
         jnp.asarray(np.maximum(1.0, same_surface_px / spacing_px), image.dtype),
     )

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric, kernel_stack
-from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum
+from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
+from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum, sum_over_zones
 from bokeh_jax.optics.defocus import compute_dtype, layer_radii_px
 from bokeh_jax.optics.lens import Lens
+from bokeh_jax.optics.zones import zone_hats, zone_kernels
 
 # Least share of a kernel that is divided by; a layer's radius would have to vary by a pixel
 # within a pixel to come near it.
@@ -152,11 +153,20 @@ def _blur_by_radius(
     blurring = radii_px[radii_px != 0]
     if len(blurring) == 0:
         return sharp[:, :4]
-    kernels = jnp.asarray(kernel_stack(aperture, blurring, half_size_px), planes.dtype)
     nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
     add_radius = jax.checkpoint(add_radius, prevent_cse=False)
-    total, _ = jax.lax.scan(add_radius, nothing, (jnp.asarray(blurring, planes.dtype), kernels))
-    sums = sharp + from_spectrum(total, fft_shape, half_size_px, frame)
+
+    def blurred(kernels):
+        radii = (jnp.asarray(blurring, planes.dtype), kernels)
+        total, _ = jax.lax.scan(add_radius, nothing, radii)
+        return from_spectrum(total, fft_shape, half_size_px, frame)
+
+    kernels = zone_kernels(aperture, blurring, half_size_px, frame).swapaxes(0, 1)
+    rows, columns = (jnp.asarray(lines, planes.dtype) for lines in zone_hats(aperture, frame))
+    sums = sum_over_zones(
+        blurred, jnp.asarray(kernels, planes.dtype), rows, columns, jnp.zeros_like(sharp)
+    )
+    sums = sharp + sums
     return sums[:, :4] / jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
 
 

@@ -1,10 +1,19 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics import Lens, in_focus_weights, render_defocus, stack
+from bokeh_jax.optics import (
+    Lens,
+    Polygon,
+    all_in_focus,
+    focal_stack,
+    in_focus_weights,
+    render_defocus,
+    stack,
+)
 
 
 @settings(deadline=None, max_examples=15)
@@ -53,3 +62,71 @@ def test_bad_values_are_named():
             ValueError, match=r"lenses must have the disparity's batch shape \(2,\)"
         ):
             in_focus_weights(disparity, Lens(jnp.zeros(shape), 1.0))
+
+
+def layered_photograph(size=48):
+    """A textured picture at three depths, away from each other."""
+    random = np.random.default_rng(5)
+    image = jnp.float32(random.random((size, size, 3)))
+    disparity = jnp.broadcast_to(jnp.float32((np.arange(size) * 3 // size) / 2), (size, size))
+    return image, disparity
+
+
+def test_a_focal_stack_holds_the_photographs_of_its_lenses():
+    image, disparity = layered_photograph(18)
+    images, maps = jnp.stack([image, image[::-1]]), jnp.stack([disparity, 1 - disparity])
+    lenses = Lens(jnp.float32([[0.0, 0.5, 1.0], [0.2, 0.4, 0.8]]), 4.0)
+    options = {"aperture": Polygon(5), "max_radius_px": 3.0}
+    pictures = focal_stack(images, maps, lenses, **options)
+    assert pictures.shape == (2, 3, 18, 18, 3)
+    for b, m in np.ndindex(2, 3):
+        lens = Lens(lenses.focus_disparity[b, m], 4.0)
+        expected = render_defocus(images[b], maps[b], lens, **options)
+        np.testing.assert_allclose(pictures[b, m], expected, atol=5e-6)
+    with pytest.raises(ValueError, match=r"lenses must have the disparity's batch shape \(2,\)"):
+        focal_stack(images, maps, Lens(jnp.zeros(2), 4.0), **options)
+
+
+def test_the_fused_stack_is_sharper_than_every_picture_of_it():
+    image, disparity = layered_photograph()
+    lenses = Lens(jnp.float32([0.0, 0.5, 1.0]), 6.0)
+    pictures = focal_stack(image, disparity, lenses, max_radius_px=6.0)
+    fused = all_in_focus(pictures)
+
+    def error(picture):
+        return float(jnp.mean((picture - image) ** 2))
+
+    assert error(fused) < 0.25 * min(error(picture) for picture in pictures)
+    # Away from the silhouettes the sharp picture is found.
+    np.testing.assert_allclose(fused[:, 20:28], image[:, 20:28], atol=0.03)
+    np.testing.assert_allclose(fused[:, :6], image[:, :6], atol=0.03)
+    np.testing.assert_allclose(fused[:, 42:], image[:, 42:], atol=0.03)
+
+
+def test_fusion_averages_what_has_no_detail_and_ignores_the_order():
+    flat = jnp.stack([jnp.full((9, 9, 3), 0.2), jnp.full((9, 9, 3), 0.6)])
+    np.testing.assert_allclose(all_in_focus(flat), 0.4, atol=1e-6)
+    random = jnp.float32(np.random.default_rng(1).random((2, 3, 9, 9, 3)))
+    fused = all_in_focus(random)
+    np.testing.assert_allclose(all_in_focus(random[:, ::-1]), fused, atol=1e-5)
+    np.testing.assert_allclose(all_in_focus(random[0]), fused[0], atol=1e-6)
+    # The window is symmetric: mirrored pictures fuse to the mirrored picture.
+    mirrored = all_in_focus(random[..., ::-1, ::-1, :])
+    np.testing.assert_allclose(mirrored[..., ::-1, ::-1, :], fused, atol=1e-5)
+
+
+def test_fusion_has_finite_slopes_in_the_dark():
+    slope = jax.grad(lambda images: jnp.sum(all_in_focus(images) ** 2))(jnp.zeros((2, 6, 6, 3)))
+    assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_px": 0}, "window_px must be at least 1, got 0"),
+        ({"power": 0}, "power must be positive, got 0"),
+    ],
+)
+def test_bad_fusions_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        all_in_focus(jnp.zeros((2, 4, 4, 3)), **options)
