@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
+from bokeh_jax.commands.bench import add_lens_blur_arguments
 from bokeh_jax.errors import InvalidInput
 
 Overrides = list[str]
@@ -224,6 +225,12 @@ def _export_photo(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _bench_lens_blur(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.bench import bench_lens_blur
+
+    return bench_lens_blur(arguments)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Command:
     text: str
@@ -269,6 +276,13 @@ _DATA_COMMANDS = {
         _export_photo,
     ),
 }
+_BENCH_COMMANDS = {
+    "lens-blur": _Command(
+        "time the lens blur next to a plain scatter (numba) and a plain copy",
+        add_lens_blur_arguments,
+        _bench_lens_blur,
+    ),
+}
 
 
 def _register(commands: dict[str, _Command], subparsers: argparse._SubParsersAction) -> None:
@@ -290,6 +304,8 @@ def build_parser() -> argparse.ArgumentParser:
     _register(_COMMANDS, subparsers)
     data = subparsers.add_parser("data", help="datasets: build, inspect, photo")
     _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
+    bench = subparsers.add_parser("bench", help="times on this machine: lens-blur")
+    _register(_BENCH_COMMANDS, bench.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
 

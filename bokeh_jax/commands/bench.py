@@ -1,0 +1,179 @@
+"""`bokeh-jax bench lens-blur`: times of the lens blur, next to a plain scatter and a plain copy.
+
+Its arguments are here too, so nothing heavy is imported before a bench runs.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bokeh_jax.commands.bench_report import Report, as_json, musts, print_report
+from bokeh_jax.errors import InvalidInput
+
+_SIZES_PX = (16, 16384)
+_LARGEST_COUNT = 1000
+_EXIT_MISSED = 1
+
+
+def add_lens_blur_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `bokeh-jax bench lens-blur`."""
+    parser.add_argument("--sizes", default="512", metavar="PX,...", help="heights = widths")
+    parser.add_argument("--radii", default="5,20,60", metavar="PX,...", help="largest blur radii")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each computation")
+    parser.add_argument("--batch", type=int, default=1, help="images a call")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the input image"
+    )
+    parser.add_argument("--no-backward", action="store_true", help="forward only")
+    parser.add_argument("--no-peer", action="store_true", help="without the plain scatter (numba)")
+    parser.add_argument("--peer-repeats", type=int, help="timed calls of the peer; default: 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    parser.add_argument(
+        "--check", action="store_true", help="exit code 1 if a demand is missed or none is measured"
+    )
+
+
+def bench_lens_blur(arguments: argparse.Namespace) -> int:
+    """Measures, prints table and demands, and returns the exit code.
+
+    Raises:
+        InvalidInput: a value of the command line, a file that cannot be written, or no numba.
+    """
+    sizes_px, radii_px = _checked(arguments)
+    if not arguments.no_peer:
+        _import_peer()
+    if arguments.json is not None:
+        _check_writable(arguments.json)
+    report = _measure(arguments, sizes_px, radii_px)
+    demands = musts(report.rows)
+    print_report(report, demands)
+    if arguments.json is not None:
+        _write(arguments.json, json.dumps(as_json(report), indent=1) + "\n")
+        print(f"figures: {arguments.json}")
+    if arguments.check and not (demands and all(demand.holds for demand in demands)):
+        return _EXIT_MISSED
+    return 0
+
+
+def _checked(arguments: argparse.Namespace) -> tuple[list[int], list[float]]:
+    """Sizes and radii; InvalidInput for whatever argparse cannot refuse."""
+    sizes_px = [int(size) for size in _numbers("--sizes", arguments.sizes, whole=True)]
+    low_px, high_px = _SIZES_PX
+    for size_px in sizes_px:
+        if not low_px <= size_px <= high_px:
+            raise InvalidInput(f"--sizes holds {size_px}; allowed: {low_px} to {high_px} px")
+    radii_px = _numbers("--radii", arguments.radii, whole=False)
+    for radius_px in radii_px:
+        if not 1 <= radius_px <= min(sizes_px) / 2:
+            raise InvalidInput(
+                f"--radii holds {radius_px:g}; allowed: 1 to half the least of --sizes, "
+                f"{min(sizes_px) / 2:g} px"
+            )
+    if arguments.no_peer and arguments.peer_repeats is not None:
+        raise InvalidInput(
+            f"--peer-repeats is {arguments.peer_repeats}; allowed only without --no-peer"
+        )
+    for name in ("repeats", "peer_repeats", "batch"):
+        count = getattr(arguments, name)
+        if count is not None and not 1 <= count <= _LARGEST_COUNT:
+            option = "--" + name.replace("_", "-")
+            raise InvalidInput(f"{option} is {count}; allowed: 1 to {_LARGEST_COUNT}")
+    return sizes_px, radii_px
+
+
+def _numbers(option: str, text: str, *, whole: bool) -> list[float]:
+    kind = "whole numbers" if whole else "numbers"
+    try:
+        numbers = [float(int(item) if whole else float(item)) for item in text.split(",")]
+    except (ValueError, OverflowError):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)) or len(set(numbers)) < len(numbers):
+        raise InvalidInput(
+            f"{option} is {text!r}; allowed: {kind} of pixels with commas between, each once"
+        )
+    return numbers
+
+
+def _import_peer() -> None:
+    try:
+        import bokeh_jax.commands.scatter_peer  # noqa: F401
+    except ImportError as error:
+        raise InvalidInput(
+            f"numba is needed for the peer ({error}): pip install 'bokeh-jax[bench]', or use "
+            "--no-peer"
+        ) from None
+
+
+def _measure(arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[float]) -> Report:
+    from bokeh_jax.commands.bench_times import copy_bytes_per_s, copy_mib, device_name, measure_row
+
+    peer = num_threads = None
+    if not arguments.no_peer:
+        from bokeh_jax.commands.scatter_peer import num_threads, scatter_blur
+
+        peer = scatter_blur
+    peer_repeats = arguments.peer_repeats or 1
+    mib = copy_mib()
+    bandwidth = copy_bytes_per_s(mib, arguments.repeats)
+    rows = []
+    for size_px in sizes_px:
+        for radius_px in radii_px:
+            if sys.stderr.isatty():
+                print(f"{size_px} px, r <= {radius_px:g} px ...", file=sys.stderr)
+            rows.append(
+                measure_row(
+                    size_px,
+                    radius_px,
+                    batch=arguments.batch,
+                    dtype=arguments.dtype,
+                    repeats=arguments.repeats,
+                    backward=not arguments.no_backward,
+                    peer=peer,
+                    peer_repeats=peer_repeats,
+                )
+            )
+    return Report(
+        device=device_name(),
+        dtype=arguments.dtype,
+        batch=arguments.batch,
+        repeats=arguments.repeats,
+        peer_repeats=peer_repeats,
+        peer_threads=None if num_threads is None else num_threads(),
+        copy_mib=mib,
+        copy_bytes_per_s=bandwidth,
+        rows=rows,
+    )
+
+
+@contextlib.contextmanager
+def _refused_if_unwritable(path: Path) -> Iterator[Path]:
+    """A file beside `path`, gone in the end; InvalidInput where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+    except OSError as error:
+        raise InvalidInput(
+            f"--json is {path}, which cannot be written ({error.strerror}); allowed: a file in an "
+            "existing folder that this user may write"
+        ) from None
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not path.name:
+        raise InvalidInput(f"--json is {path}, a folder; allowed: a file")
+    with _refused_if_unwritable(path) as temporary:
+        temporary.touch()
+
+
+def _write(path: Path, text: str) -> None:
+    with _refused_if_unwritable(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
