@@ -1,7 +1,7 @@
 """Times of the lens blur, of its peer and of a plain copy, on one scene and in one run.
 
 The scene: spectra of amplitude 1/f, as natural images have, brought into [0, 1] as linear light;
-signed radii on a slanted ramp with smooth bumps, stretched to [-r, r], so that every layer of the
+signed radii on a ramp with smooth bumps, stretched to [-r, r], so that every layer of the
 renderer is occupied and none can be skipped (a silhouette-free surface: the renderer's work depends
 on the layers, not on what they show).
 
@@ -71,7 +71,7 @@ def scene(
     y, x = np.meshgrid(*[np.linspace(0, 1, size_px)] * 2, indexing="ij")
     phase = random.uniform(0, 2 * math.pi, (batch, 2, 1, 1))
     bumps = np.sin(2 * math.pi * 2 * x + phase[:, 0]) * np.sin(2 * math.pi * 3 * y + phase[:, 1])
-    signed_radius_px = _stretched(x + 0.3 * y + 0.05 * bumps, -radius_px, radius_px)
+    signed_radius_px = _stretched(x + 0.05 * bumps, -radius_px, radius_px)
     return image.astype(np.float32), signed_radius_px.astype(np.float32)
 
 

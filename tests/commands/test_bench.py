@@ -62,12 +62,21 @@ def test_the_scene_has_every_radius():
     assert image.min() == 0
     assert image.max() == 1
     assert not np.array_equal(image[0], image[1])
+    # Neighbours are alike, as in photographs and not in white noise, where nothing correlates.
+    neighbours = np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())
+    assert neighbours[0, 1] > 0.6
     for plane in radii_px:
         assert np.abs([plane.min(), plane.max()]).tolist() == [6.5, 6.5]
         # Not a pixel of radius is missing, nor is a step in the surface.
         assert np.diff(np.sort(plane.ravel())).max() < 0.5
         assert np.abs(np.diff(plane, axis=0)).max() < 1
         assert np.abs(np.diff(plane, axis=1)).max() < 1
+
+
+@pytest.mark.parametrize("size_px", [16, 32, 64])
+def test_the_widest_blur_allowed_has_every_depth(size_px):
+    _, radii_px = bench_times.scene(size_px, size_px / 2, batch=1)
+    assert len(np.unique(np.rint(radii_px))) == size_px + 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +87,10 @@ def test_the_scene_has_every_radius():
         (("--radii=2", "--no-backward", "--no-peer"), (2,), ("forward",)),
     ],
 )
-def test_table_and_json_agree(capsys, tmp_path, options, radii_px, parts):
+def test_table_and_json_agree(capsys, monkeypatch, tmp_path, options, radii_px, parts):
+    if "forward_backward" in parts:
+        # The lens blur's own gradient takes as long to compile as all other tests here together.
+        monkeypatch.setattr(bench_times, "render_radius", stand_in)
     path = tmp_path / "bench.json"
     fixed = ("--sizes=32", "--repeats=1", f"--json={path}")
     assert main(["bench", "lens-blur", *fixed, *options]) == 0
@@ -109,6 +121,47 @@ def test_table_and_json_agree(capsys, tmp_path, options, radii_px, parts):
             assert any(line.split()[: len(start)] == start for line in lines)
         check_ratio(row, "peer_over_forward", "peer", 0, "peer/forward", lines)
         check_ratio(row, "backward_over_forward", "forward_backward", 1, "backward/forward", lines)
+
+
+def test_options_reach_the_measurement_and_figures_the_file(capsys, monkeypatch, tmp_path):
+    asked = []
+
+    def measure_row(size_px, radius_px, *, peer, **options):
+        asked.append((size_px, radius_px, peer, options))
+        return row_of(size_px, radius_px, 4.0, both_ms=10.0, peer_ms=50.0)
+
+    monkeypatch.setattr(bench_times, "measure_row", measure_row)
+    monkeypatch.setattr(bench_times, "copy_bytes_per_s", lambda mib, repeats: 1e9 * repeats)
+    path = tmp_path / "bench.json"
+    options = ["--repeats=7", "--peer-repeats=3", "--batch=2", "--dtype=bfloat16"]
+    argv = ["--sizes=512,64", "--radii=20,32", f"--json={path}", "--check"]
+    assert main(["bench", "lens-blur", *argv, *options]) == 0
+    passed = {"repeats": 7, "peer_repeats": 3, "batch": 2, "dtype": "bfloat16", "backward": True}
+    places = [(512, 20), (512, 32), (64, 20), (64, 32)]
+    assert asked == [(*place, scatter_blur, passed) for place in places]
+    said = capsys.readouterr()
+    assert "must: 512 px, r <= 20 px: peer / forward at least 10: 12.50, holds" in said.out
+    assert said.err == ""
+    found = json.loads(path.read_text())
+    assert {key: found[key] for key in ("repeats", "peer_repeats", "batch", "dtype")} == {
+        key: passed[key] for key in ("repeats", "peer_repeats", "batch", "dtype")
+    }
+    assert found["copy_bytes_per_s"] == 7e9
+    assert found["rows"][0]["forward"]["images_per_s"] == 500
+    assert [(must["measured"], must["holds"]) for must in found["musts"]] == [
+        (12.5, True),
+        (1.5, True),
+    ]
+
+
+def test_a_bench_that_stops_leaves_no_file(monkeypatch, tmp_path):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main(["bench", "lens-blur", "--no-peer", f"--json={tmp_path / 'bench.json'}"])
+    assert not list(tmp_path.iterdir())
 
 
 def check_ratio(row, key, part, forwards, label, lines):
@@ -148,6 +201,16 @@ def test_least_bytes_are_input_and_output(monkeypatch, dtype, num_bytes):
     corner, *frames = seen
     assert corner == ((4, 4, 3), np.float32, np.float32)
     assert frames == [((16, 16, 3), np.float32, np.float32)] * 3
+
+
+def test_the_gradients_are_those_of_a_mean_of_squares(monkeypatch):
+    monkeypatch.setattr(bench_times, "render_radius", stand_in)
+    image, radii_px = (jnp.asarray(array) for array in bench_times.scene(16, 2.0, batch=1))
+    calls, _ = bench_times._ours(image, radii_px, 2.0, backward=True)
+    loss, gradients = calls["forward_backward"]()
+    scaled = radii_px[..., None] / 2.0
+    np.testing.assert_allclose(loss, np.mean(np.square(calls["forward"]())), rtol=1e-5)
+    np.testing.assert_allclose(gradients[0], 2 * image * scaled**2 / image.size, rtol=1e-5)
 
 
 def test_ours_and_the_peer_take_turns(monkeypatch):
