@@ -82,9 +82,13 @@ def test_lights_of_eight_times_white_keep_their_light_and_their_place(focus):
     np.testing.assert_allclose(seen[in_focus], image[in_focus], atol=2e-4)
 
 
-def test_descent_finds_blur_and_focus_of_a_traced_photograph():
-    scene = load("slanted_plane")
-    part, inner = np.s_[200:264], np.s_[14:-14, 14:-14]
+@pytest.mark.parametrize(
+    ("name", "part", "crop_px"),
+    [("slanted_plane", np.s_[200:264], 14), ("two_layer_blob", np.s_[192:320], 24)],
+)
+def test_descent_finds_blur_and_focus_of_a_traced_photograph(name, part, crop_px):
+    scene = load(name)
+    inner = np.s_[crop_px:-crop_px, crop_px:-crop_px]
     image, disparity, truth = (
         jnp.float32(scene[key][part]) for key in ("image", "disparity", "truth_0.5")
     )
