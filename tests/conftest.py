@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 pytest_plugins = ["tiny_experiment"]
 
@@ -22,3 +23,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Examples are the same at every run, and how long one takes is the machine's affair.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation(request):
+    """Most tests compile more than they compute; those that compute ask for optimised code."""
+    optimised = request.node.get_closest_marker("optimised") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimised)

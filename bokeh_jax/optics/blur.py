@@ -14,11 +14,14 @@ A kernel that changes over the frame is a sum of constant ones, the result of ea
 hat function of the frame (`zones`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
+
+from bokeh_jax.optics.linear import channels, from_channels
 
 
 def pad_replicate(planes: Float[Array, "*n h w"], margin_px: int) -> Float[Array, "*n hp wp"]:
@@ -113,6 +116,72 @@ def blur_in_zones(
         return from_spectrum(transformed * transfer, fft_shape, half_size_px, frame)
 
     return sum_over_zones(blurred, kernels, rows, columns, jnp.zeros_like(planes))
+
+
+def blur_sum(
+    layers: Sequence[Sequence[Float[Array, "b hp wp"]]],
+    kernels: Float[Array, "n z k k"],
+    hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    size: tuple[int, int],
+    frame: tuple[int, int],
+) -> list[Float[Array, "b h w"]]:
+    """Sum over layers of their planes, each blurred with its layer's kernels.
+
+    Args:
+        layers: planes of each layer, of shape `size`, the frame beginning half a kernel inside.
+        kernels: of each layer and zone.
+        hats: weights of the zones over the frame.
+        size: a fast transform's.
+        frame: (h, w) to be kept.
+    """
+    half_size_px = kernels.shape[-1] // 2
+    spectra = [channels(spectrum(from_channels(tuple(planes)), size)) for planes in layers]
+
+    def with_kernels(kernels):
+        transfers = transfer(kernels, size)
+        sums = [_dot_complex(planes, transfers) for planes in zip(*spectra, strict=True)]
+        return from_spectrum(from_channels(tuple(sums)), size, half_size_px, frame)
+
+    batch = layers[0][0].shape[0]
+    nothing = jnp.zeros((batch, len(layers[0]), *frame), layers[0][0].dtype)
+    sums = sum_over_zones(with_kernels, kernels.swapaxes(0, 1), *hats, nothing)
+    return list(channels(sums))
+
+
+def transfer(
+    kernels: Float[Array, "n k k"], size: tuple[int, int]
+) -> list[tuple[Float[Array, "u v"], Float[Array, "u v"]]]:
+    """Real and imaginary part of the spectra of small kernels whose first pixel is the origin.
+
+    By products with the matrices of the transform: as many operations as a fast transform of the
+    whole frame for kernels of a few pixels, at the speed of a matrix product.
+    """
+    (row_cos, row_sin), (col_cos, col_sin) = (
+        _waves(length, count, kernels.shape[-1], kernels.dtype)
+        for length, count in zip(size, (size[0], size[1] // 2 + 1), strict=True)
+    )
+    parts = []
+    for kernel in kernels:
+        by_cos, by_sin = row_cos @ kernel, row_sin @ kernel
+        real = by_cos @ col_cos.T - by_sin @ col_sin.T
+        parts.append((real, -(by_cos @ col_sin.T + by_sin @ col_cos.T)))
+    return parts
+
+
+def _waves(length: int, count: int, taps: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """cos and sin of 2 pi u x / length, for u < count and x < taps."""
+    angle = 2 * np.pi / length * (np.outer(np.arange(count), np.arange(taps)) % length)
+    return jnp.asarray(np.cos(angle), dtype), jnp.asarray(np.sin(angle), dtype)
+
+
+def _dot_complex(planes, transfers) -> Complex[Array, "b u v"]:
+    """Sum of products; by parts, because products of complex numbers are not vectorised."""
+    real, imaginary = 0.0, 0.0
+    for plane, (cosine, sine) in zip(planes, transfers, strict=True):
+        own_real, own_imaginary = jax.lax.real(plane), jax.lax.imag(plane)
+        real += own_real * cosine[None] - own_imaginary * sine[None]
+        imaginary += own_real * sine[None] + own_imaginary * cosine[None]
+    return jax.lax.complex(real, imaginary)
 
 
 def sum_over_zones(

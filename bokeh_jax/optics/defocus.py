@@ -26,69 +26,27 @@ Nguyen, Metzler, Peng & Wetzstein, "Depth from defocus with learned optics", ICC
 signed radii, continuing surfaces and invented hidden content are this module's own.
 """
 
-import math
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc
-from bokeh_jax.optics.blur import blur_in_zones
-from bokeh_jax.optics.hidden import fill_hidden
+from bokeh_jax.optics.layer_plan import LayerPlan, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
-from bokeh_jax.optics.matting import Surfaces, split_silhouettes
-from bokeh_jax.optics.zones import zone_hats, zone_kernels
-
-# What is nearer by less than this, plus this share of the layer's own radius, hides nothing: it is
-# the same surface going on. Slopes of 0.2 px a pixel lose 15 dB without the share.
-_SAME_SURFACE_PX = 1.0
-_SAME_SURFACE_SHARE = 0.4
-# Least covered share of a kernel that is divided by; below it rounding would be amplified.
-_LEAST_COVERAGE = 1e-2
-
-
-class _Scene(NamedTuple):
-    """A photograph in planes, and the layer positions of its surfaces (0 is the farthest)."""
-
-    image: Float[Array, "b 3 h w"]
-    near: Float[Array, "b 1 h w"]
-    far: Float[Array, "b 1 h w"]
-    near_share: Float[Array, "b 1 h w"]
-    near_light: Float[Array, "b 3 h w"]
-
-    def share(self, near: Array, far: Array) -> Array:
-        """Mean of a function of position over the pixel's surfaces."""
-        return far + (near - far) * self.near_share
-
-    def light(self, near: Array, far: Array) -> Array:
-        """The pixel's light, each surface's weighted with a function of its position."""
-        return far * self.image + (near - far) * self.near_light
-
-
-def layer_radii_px(
-    max_radius_px: float | int, num_layers: int | None = None
-) -> Float[np.ndarray, " j"]:
-    """Signed radii of the layers, far to near.
-
-    Args:
-        max_radius_px: the largest radius.
-        num_layers: None for layers one pixel apart, 2 * ceil(max_radius_px) + 1 of them; otherwise
-            that many, evenly over [-max_radius_px, max_radius_px].
-
-    Raises:
-        ValueError: a negative radius; an even number of layers, none of which would be in focus.
-    """
-    if not (max_radius_px >= 0 and math.isfinite(max_radius_px)):
-        raise ValueError(f"max_radius_px must be finite and >= 0, got {max_radius_px}")
-    if num_layers is None:
-        half_size_px = math.ceil(max_radius_px)
-        return np.arange(-half_size_px, half_size_px + 1, dtype=np.float64)
-    if num_layers < 3 or num_layers % 2 == 0:
-        raise ValueError(f"num_layers must be odd and at least 3, got {num_layers}")
-    side = np.linspace(0.0, max_radius_px, num_layers // 2 + 1)
-    return np.concatenate([-side[:0:-1], side])
+from bokeh_jax.optics.linear import channels, from_channels, kept
+from bokeh_jax.optics.matting import split_silhouettes
+from bokeh_jax.optics.resample import double
+from bokeh_jax.optics.slabs import (
+    LEAST_COVERAGE,
+    SAME_SURFACE_PX,
+    Picture,
+    Slabs,
+    coarse_hats,
+    draw_slabs,
+    slab_arrays,
+)
+from bokeh_jax.optics.surfaces import Scene, coarsen, make_scene
+from bokeh_jax.optics.zones import zone_hats
 
 
 def render_defocus(
@@ -98,7 +56,6 @@ def render_defocus(
     *,
     aperture: Aperture = Disc(),
     max_radius_px: float | int,
-    num_layers: int | None = None,
 ) -> Float[Array, "*b h w 3"]:
     """Photograph an all-in-focus image through a lens.
 
@@ -113,10 +70,9 @@ def render_defocus(
         lens: one for all, or one for each image (batch shape `*b`).
         aperture: shape of the blur; static.
         max_radius_px: static; signed radii beyond it are clamped to it.
-        num_layers: see `layer_radii_px`; fewer layers are faster and coarser.
 
     Raises:
-        ValueError: shapes that do not fit, or a bad `max_radius_px` or `num_layers`.
+        ValueError: shapes that do not fit, or a bad `max_radius_px`.
     """
     dtype = compute_dtype(image)
     _check_shapes(image, disparity, "disparity")
@@ -125,7 +81,6 @@ def render_defocus(
         lens.signed_radius_px(disparity.astype(dtype)),
         aperture=aperture,
         max_radius_px=max_radius_px,
-        num_layers=num_layers,
     )
 
 
@@ -135,7 +90,6 @@ def render_radius(
     *,
     aperture: Aperture = Disc(),
     max_radius_px: float | int,
-    num_layers: int | None = None,
 ) -> Float[Array, "*b h w 3"]:
     """Photograph an all-in-focus image whose signed blur radii are given, pixel by pixel.
 
@@ -148,10 +102,9 @@ def render_radius(
             greater radius is taken to hide one of smaller radius.
         aperture: shape of the blur; static.
         max_radius_px: static; signed radii beyond it are clamped to it.
-        num_layers: see `layer_radii_px`.
 
     Raises:
-        ValueError: shapes that do not fit, or a bad `max_radius_px` or `num_layers`.
+        ValueError: shapes that do not fit, or a bad `max_radius_px`.
     """
     _check_shapes(image, signed_radius_px, "signed_radius_px")
     frame = (image.shape[-3], image.shape[-2])
@@ -163,7 +116,6 @@ def render_radius(
         frame=frame,
         aperture=aperture,
         max_radius_px=max_radius_px,
-        num_layers=num_layers,
     )
 
 
@@ -175,18 +127,17 @@ def render_window(
     frame: tuple[int, int],
     aperture: Aperture,
     max_radius_px: float | int,
-    num_layers: int | None,
 ) -> Float[Array, "*b h w 3"]:
     """`render_radius` of a part of a photograph: its own hats, the whole photograph's frame."""
-    radii_px = layer_radii_px(max_radius_px, num_layers)
+    plan = plan_layers(max_radius_px)
     dtype = compute_dtype(image)
     height, width = signed_radius_px.shape[-2:]
     signed = signed_radius_px.astype(dtype).reshape(-1, 1, height, width)
     signed = jnp.clip(signed, -max_radius_px, max_radius_px)
     planes = jnp.moveaxis(image.astype(dtype).reshape(-1, height, width, 3), -1, 1)
-    surfaces = split_silhouettes(planes, signed, _SAME_SURFACE_PX)
-    kernels = zone_kernels(aperture, radii_px, math.ceil(radii_px[-1]), frame)
-    rendered = _render_layers_far_to_near(planes, surfaces, radii_px, kernels, hats)
+    surfaces = split_silhouettes(planes, signed, SAME_SURFACE_PX)
+    scene = make_scene(planes, surfaces, plan.position)
+    rendered = _render_levels(scene, plan, aperture, hats, frame)
     return jnp.moveaxis(rendered, 1, -1).reshape(image.shape)
 
 
@@ -203,79 +154,63 @@ def compute_dtype(array: Array) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if array.dtype == jnp.float64 else jnp.float32)
 
 
-def _render_layers_far_to_near(
-    image: Float[Array, "b 3 h w"],
-    surfaces: Surfaces,
-    radii_px: Float[np.ndarray, " j"],
-    kernels: Float[np.ndarray, "j z k k"],
+def _render_levels(
+    scene: Scene,
+    plan: LayerPlan,
+    aperture: Aperture,
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    frame: tuple[int, int],
 ) -> Float[Array, "b 3 h w"]:
-    count = len(radii_px)
-    middle = count // 2
-    # With the aperture closed all layers coincide, and any spacing will do.
-    spacing_px = float(radii_px[-1]) / max(1, middle) or 1.0
-    same_surface_px = _SAME_SURFACE_PX + _SAME_SURFACE_SHARE * np.abs(radii_px)
-    near = surfaces.near_px / spacing_px + middle
-    far = surfaces.far_px / spacing_px + middle
-    scene = _Scene(image, near, far, surfaces.near_share, surfaces.near_light)
+    """Composite the stages: far and near blur from the widest on, and what is in focus between."""
+    height, width = scene.frame
+    last_level = level_of_stage(plan.last_stage)
+    block_px = 2 ** (last_level + 1)
+    scene = scene.padded((-(-height // block_px) * block_px, -(-width // block_px) * block_px))
+    scenes = [scene]
+    for _ in range(last_level + 1):
+        scenes.append(kept(coarsen, scenes[-1]))
 
-    def blur(planes, kernels):
-        return blur_in_zones(planes, kernels, *hats)
+    def draw(slabs: Slabs, level: int, behind: Picture) -> Picture:
+        level_hats = coarse_hats(hats, scenes[level].frame, level)
+        return draw_slabs(scenes[level], scenes[level + 1], slabs, level_hats, behind)
 
-    def add_layer(over, layer):
-        position, kernels, is_sharp, reach = layer
-        weight = scene.share(_hat(scene.near, position), _hat(scene.far, position))
-
-        def draw(over):
-            light, coverage = over
-            sums = _layer_sums(scene, position, reach)
-            sums = jax.lax.cond(is_sharp, lambda p, _: p, blur, sums, kernels)
-            covered = jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
-            color = sums[:, :3] / covered
-            alpha = sums[:, 3:4] / covered
-            return light * (1 - alpha) + color, coverage * (1 - alpha) + alpha
-
-        return jax.lax.cond(jnp.any(weight > 0), draw, lambda over: over, over), None
-
-    layers = (
-        jnp.arange(count).astype(image.dtype),
-        jnp.asarray(kernels, image.dtype),
-        jnp.asarray(radii_px == 0),
-        jnp.asarray(np.maximum(1.0, same_surface_px / spacing_px), image.dtype),
-    )
-    nothing = (jnp.zeros_like(image), jnp.zeros_like(image[:, :1]))
-    # Only the picture so far is kept for the backward pass; a layer is drawn again from it.
-    add_layer = jax.checkpoint(add_layer, prevent_cse=False)
-    (light, coverage), _ = jax.lax.scan(add_layer, nothing, layers)
+    widest = scenes[last_level]
+    far = near = jax.tree.map(jnp.zeros_like, Picture(widest.image, widest.near))
+    for stage in range(plan.last_stage, 0, -1):
+        level = level_of_stage(stage)
+        if far.coverage.shape != scenes[level].near.shape:
+            far, near = _double(far), _double(near)
+        # One loop over the two sides, so that its body is compiled once.
+        sides = (plan.far_slabs(stage), plan.near_slabs(stage))
+        slabs = [
+            slab_arrays(plan, side, level, aperture, frame, near.coverage.dtype) for side in sides
+        ]
+        behind = [far, jax.tree.map(jnp.zeros_like, near)]
+        both = jax.lax.map(
+            lambda side, level=level: draw(side[0], level, side[1]), (_stack(slabs), _stack(behind))
+        )
+        far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
+        near = _over(near, this)
+    slabs = slab_arrays(plan, plan.focus_slabs(), 0, aperture, frame, near.coverage.dtype)
+    light, coverage = _over(near, draw(slabs, 0, far))
     # Rounding in the transforms may leave less than black, which powers turn into NaN.
-    return jnp.maximum(light, 0.0) / jnp.maximum(coverage, _LEAST_COVERAGE)
+    gain = 1 / jnp.maximum(coverage, LEAST_COVERAGE)
+    picture = from_channels(tuple(jnp.maximum(color, 0.0) * gain for color in light))
+    return picture[..., :height, :width]
 
 
-def _layer_sums(
-    scene: _Scene, position: Float[Array, ""], reach: Float[Array, ""]
-) -> Float[Array, "b 5 h w"]:
-    """What a layer's kernel averages: premultiplied colour, opacity and the normaliser."""
-    hats = _hat(scene.near, position), _hat(scene.far, position)
-    steps = _step(scene.near, position), _step(scene.far, position)
-    beyond = position + reach
-    weight, seen = scene.share(*hats), scene.share(*steps)
-    hidden = 1 - scene.share(_step(scene.near, beyond), _step(scene.far, beyond))
-    light = scene.light(*hats)
-    filled = fill_hidden(
-        jnp.concatenate([light, weight], axis=1),
-        jnp.concatenate([jnp.broadcast_to(weight, light.shape), seen], axis=1),
+def _over(front: Picture, back: Picture) -> Picture:
+    through = 1 - front.coverage
+    red, green, blue = (
+        color * through + own for color, own in zip(back.light, front.light, strict=True)
     )
-    invented = hidden * filled[:, 3:]
-    return jnp.concatenate(
-        [light + invented * filled[:, :3], weight + invented, seen + hidden], axis=1
-    )
+    return Picture((red, green, blue), back.coverage * through + front.coverage)
 
 
-def _hat(positions: Array, layer: Array) -> Array:
-    """Share of a surface that belongs to a layer."""
-    return jnp.maximum(0.0, 1 - jnp.abs(positions - layer))
+def _stack(trees: list):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _step(positions: Array, layer: Array) -> Array:
-    """Share of a surface that belongs to a layer or to farther ones: the hats' running sum."""
-    return jnp.clip(layer + 1 - positions, 0.0, 1.0)
+def _double(picture: Picture) -> Picture:
+    red, green, blue, coverage = channels(double(from_channels((*picture.light, picture.coverage))))
+    return Picture((red, green, blue), coverage)

@@ -38,7 +38,6 @@ def focal_stack(
     *,
     aperture: Aperture = Disc(),
     max_radius_px: float | int,
-    num_layers: int | None = None,
 ) -> Float[Array, "*b m h w 3"]:
     """Photograph an all-in-focus image through each of a stack's lenses, one after the other.
 
@@ -48,7 +47,6 @@ def focal_stack(
         lenses: the stack's lenses, batch shape `*b m`.
         aperture: shape of the blur; static.
         max_radius_px: static, for all pictures.
-        num_layers: see `layer_radii_px`.
 
     Raises:
         ValueError: shapes that do not fit, and what `render_defocus` refuses.
@@ -62,7 +60,6 @@ def focal_stack(
             lens,
             aperture=aperture,
             max_radius_px=max_radius_px,
-            num_layers=num_layers,
         )
 
     by_picture = jax.tree.map(lambda field: jnp.moveaxis(field, -1, 0), lenses)

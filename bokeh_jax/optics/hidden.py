@@ -21,9 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bokeh_jax.optics.linear import with_transpose
+from bokeh_jax.optics.resample import double, halve
+
 # Confidences below this are nothing but rounding.
 _LEAST_CONFIDENCE = 1e-12
 _SWEEPS = 2
+# Shorter side at which the pyramid ends.
+_COARSEST_PX = 4
 
 
 def fill_hidden(
@@ -39,54 +44,74 @@ def fill_hidden(
         confidence: zero where nothing is known.
     """
     height, width = weighted.shape[-2:]
-    known = weighted / jnp.maximum(confidence, _LEAST_CONFIDENCE)
-    if height == 1 and width == 1:
-        return known
-    coarse_confidence = _halve(confidence)
-    trusted = jnp.minimum(1.0, 2 * coarse_confidence)
-    gain = trusted / jnp.maximum(coarse_confidence, _LEAST_CONFIDENCE)
-    coarse = fill_hidden(_halve(weighted) * gain, trusted)
-    trust = jnp.minimum(1.0, confidence)
-    kept = trust * known
-    filled = kept + (1 - trust) * _double(coarse)[..., :height, :width]
+    if min(height, width) <= _COARSEST_PX:
+        return _mean_where_unknown(weighted, confidence)
+    coarse = fill_hidden(*pull(_even(weighted), _even(confidence)))
+    trust, kept = _kept(weighted, confidence)
+    filled = kept + (1 - trust) * double(coarse)[..., :height, :width]
     for _ in range(_SWEEPS):
         filled = kept + (1 - trust) * _neighbour_mean(filled)
     return filled
 
 
-def _halve(planes: Float[Array, "*n h w"]) -> Float[Array, "*n hh wh"]:
-    """Means of 2 x 2 pixels; beyond an odd edge there is nothing."""
+def pull(
+    weighted: Float[Array, "*n h w"], confidence: Float[Array, "*n h w"]
+) -> tuple[Float[Array, "*n h2 w2"], Float[Array, "*n h2 w2"]]:
+    """One step to half the size: weighted values and confidences of 2 x 2 pixels."""
+    return _trusting(halve(weighted), halve(confidence))
+
+
+def fill_coarse(
+    weighted: Float[Array, "*n h w"], confidence: Float[Array, "*n h w"]
+) -> Float[Array, "*n h w"]:
+    """`fill_hidden` of means over blocks of pixels, as its second step sees them."""
+    return fill_hidden(*_trusting(weighted, confidence))
+
+
+def _mean_where_unknown(weighted: Array, confidence: Array) -> Array:
+    """On the coarsest level what is unknown is the mean of what is known."""
+    known = jnp.sum(confidence, axis=(-2, -1), keepdims=True)
+    mean = jnp.sum(weighted, axis=(-2, -1), keepdims=True) / jnp.maximum(known, _LEAST_CONFIDENCE)
+    trust, kept = _kept(weighted, confidence)
+    return kept + (1 - trust) * mean
+
+
+def _kept(weighted: Array, confidence: Array) -> tuple[Array, Array]:
+    """How far a pixel keeps its own value, and that share of the value."""
+    trust = jnp.minimum(1.0, confidence)
+    return trust, trust * weighted / jnp.maximum(confidence, _LEAST_CONFIDENCE)
+
+
+def _trusting(weighted: Array, confidence: Array) -> tuple[Array, Array]:
+    """A pixel that is half known is trusted fully."""
+    trusted = jnp.minimum(1.0, 2 * confidence)
+    return weighted * (trusted / jnp.maximum(confidence, _LEAST_CONFIDENCE)), trusted
+
+
+def _even(planes: Float[Array, "*n h w"]) -> Float[Array, "*n he we"]:
+    """Beyond an odd edge there is nothing."""
     height, width = planes.shape[-2:]
-    even = _pad(planes, (0, height % 2, 0), (0, width % 2, 0))
-    height, width = even.shape[-2:]
-    squares = even.reshape(*planes.shape[:-2], height // 2, 2, width // 2, 2)
-    return jnp.mean(squares, axis=(-3, -1))
+    return _pad(planes, (0, height % 2, 0), (0, width % 2, 0))
 
 
-def _double(planes: Float[Array, "*n h w"]) -> Float[Array, "*n hd wd"]:
-    """Bilinear interpolation to twice the size, pixel centres aligned, edges replicated."""
-    height, width = (2 * size for size in planes.shape[-2:])
-    apart = _pad(planes, (2, 2, 1), (2, 2, 1))
-    rows = 0.25 * (apart[..., 0:height, :] + apart[..., 3 : height + 3, :])
-    rows += 0.75 * (apart[..., 1 : height + 1, :] + apart[..., 2 : height + 2, :])
-    columns = 0.25 * (rows[..., 0:width] + rows[..., 3 : width + 3])
-    columns += 0.75 * (rows[..., 1 : width + 1] + rows[..., 2 : width + 2])
-    # The zeros beyond an edge took a quarter of the weight.
-    weights = np.outer(_by_edge(height, 1.0, 0.75, 0.75), _by_edge(width, 1.0, 0.75, 0.75))
-    return columns * _constant(1 / weights, planes)
-
-
-def _neighbour_mean(planes: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
-    """Mean of the neighbours that exist, those at the sides four times those at the corners."""
+def _neighbour_sum(planes: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
+    """Sum over the neighbours that exist, those at the sides four times; its own transpose."""
     padded = _pad(planes, (1, 1, 0), (1, 1, 0))
     middle = padded[..., 1:-1, :]
     vertical = padded[..., :-2, :] + padded[..., 2:, :]
     sideways = vertical + 4 * middle
-    total = 4 * vertical[..., 1:-1] + sideways[..., :-2] + sideways[..., 2:]
+    return 4 * vertical[..., 1:-1] + sideways[..., :-2] + sideways[..., 2:]
+
+
+_symmetric_sum = with_transpose(_neighbour_sum, _neighbour_sum)
+
+
+def _neighbour_mean(planes: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
+    """Mean of the neighbours that exist, those at the sides four times those at the corners."""
     # The weights are those of [1 4 1] along both axes, without the middle one.
     height, width = planes.shape[-2:]
     weights = np.outer(_by_edge(height, 6.0, 5.0, 4.0), _by_edge(width, 6.0, 5.0, 4.0)) - 16
-    return total * _constant(1 / weights, planes)
+    return _symmetric_sum(planes) * _constant(1 / weights, planes)
 
 
 def _by_edge(size: int, inside: float, at_edge: float, alone: float) -> Float[np.ndarray, " n"]:

@@ -4,7 +4,7 @@ A scene is a stack of pictures with opacity, each on a plane of linear disparity
 d(x, y) = a x + b y + c (a plane in space is linear in disparity). A layer is blurred with its own
 signed radius s = K (d - d_f), which varies over a slanted layer; then the layers are composited far
 to near with "over" (Porter & Duff, SIGGRAPH 1984). With w_j the hat functions around fixed radii
-c_j, one pixel apart, and B_j the convolution with the aperture's kernel of radius c_j::
+c_j (see `layer_plan`) and B_j the convolution with the aperture's kernel of radius c_j::
 
     (alpha c, alpha)_blurred = sum_j B_j(w_j (alpha c, alpha)) / sum_j B_j(w_j)
 
@@ -25,9 +25,11 @@ from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
 from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum, sum_over_zones
-from bokeh_jax.optics.defocus import compute_dtype, layer_radii_px
+from bokeh_jax.optics.defocus import compute_dtype
+from bokeh_jax.optics.layer_kernels import zone_kernels
+from bokeh_jax.optics.layer_plan import LayerPlan, plan_layers
 from bokeh_jax.optics.lens import Lens
-from bokeh_jax.optics.zones import zone_hats, zone_kernels
+from bokeh_jax.optics.zones import zone_hats
 
 # Least share of a kernel that is divided by; a layer's radius would have to vary by a pixel
 # within a pixel to come near it.
@@ -63,8 +65,8 @@ def render_layers(
         ValueError: shapes that do not fit, or a bad `max_radius_px` or `margin_px`.
     """
     _check_layers(layers_rgba, layer_disparity, margin_px)
-    radii_px = layer_radii_px(max_radius_px)
-    half_size_px = math.ceil(max_radius_px)
+    plan = plan_layers(max_radius_px)
+    half_size_px = math.ceil(plan.radii_px[-1]) + 1
     dtype = compute_dtype(layers_rgba)
     stored = _with_margin(layers_rgba.astype(dtype), margin_px, half_size_px)
     batch, (count, height, width) = stored.shape[:-4], stored.shape[-4:-1]
@@ -73,7 +75,8 @@ def render_layers(
     tall = disparity.reshape(*batch, count * height, width)
     signed = jnp.clip(lens.signed_radius_px(tall), -max_radius_px, max_radius_px)
     planes = jnp.moveaxis(_premultiplied(stored), -1, -3).reshape(-1, 4, height, width)
-    blurred = _blur_by_radius(planes, signed.reshape(-1, 1, height, width), radii_px, aperture)
+    position = plan.position(signed).reshape(-1, 1, height, width)
+    blurred = _blur_by_position(planes, position, plan, half_size_px, aperture)
     return _over(jnp.moveaxis(blurred.reshape(*batch, count, 4, *frame), -3, -1))
 
 
@@ -116,52 +119,55 @@ def plane_disparity(
     return a * x.reshape(*lead, 1, -1) + b * y.reshape(*lead, -1, 1) + c
 
 
-def _blur_by_radius(
+def _blur_by_position(
     planes: Float[Array, "n 4 hp wp"],
-    signed_radius_px: Float[Array, "n 1 hp wp"],
-    radii_px: Float[np.ndarray, " j"],
+    position: Float[Array, "n 1 hp wp"],
+    plan: LayerPlan,
+    half_size_px: int,
     aperture: Aperture,
 ) -> Float[Array, "n 4 h w"]:
     """Blur padded premultiplied planes, each pixel with the kernel of its own radius."""
-    half_size_px = len(radii_px) // 2
     height, width = planes.shape[-2:]
     frame = (height - 2 * half_size_px, width - 2 * half_size_px)
     fft_shape = padded_fft_shape(frame, half_size_px)
+    count = len(plan.radii_px)
+    blurring = np.arange(1, count)
     if is_point_symmetric(aperture):
-        radii_px = radii_px[half_size_px:]
-        signed_radius_px = jnp.abs(signed_radius_px)
+        position = jnp.abs(position)
+    else:
+        blurring = np.concatenate([-blurring[::-1], blurring])
     inner = (
         slice(half_size_px, half_size_px + frame[0]),
         slice(half_size_px, half_size_px + frame[1]),
     )
     opaque = jnp.concatenate([planes, jnp.ones_like(planes[:, :1])], axis=1)
 
-    def weighted(radius_px):
-        return opaque * jnp.maximum(0.0, 1 - jnp.abs(signed_radius_px - radius_px))
+    def weighted(layer):
+        return opaque * jnp.maximum(0.0, 1 - jnp.abs(position - layer))
 
-    def add_radius(total, radius):
-        radius_px, kernel = radius
-        is_used = jnp.any(jnp.abs(signed_radius_px - radius_px) < 1)
+    def add_layer(total, layer_and_kernel):
+        layer, kernel = layer_and_kernel
+        is_used = jnp.any(jnp.abs(position - layer) < 1)
 
         def add(total):
             transfer = spectrum(kernel, fft_shape)[None, None]
-            return total + spectrum(weighted(radius_px), fft_shape) * transfer
+            return total + spectrum(weighted(layer), fft_shape) * transfer
 
         return jax.lax.cond(is_used, add, lambda total: total, total), None
 
     sharp = weighted(0.0)[..., inner[0], inner[1]]
-    blurring = radii_px[radii_px != 0]
     if len(blurring) == 0:
         return sharp[:, :4]
     nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
-    add_radius = jax.checkpoint(add_radius, prevent_cse=False)
+    add_layer = jax.checkpoint(add_layer, prevent_cse=False)
 
     def blurred(kernels):
-        radii = (jnp.asarray(blurring, planes.dtype), kernels)
-        total, _ = jax.lax.scan(add_radius, nothing, radii)
+        layers = (jnp.asarray(blurring, planes.dtype), kernels)
+        total, _ = jax.lax.scan(add_layer, nothing, layers)
         return from_spectrum(total, fft_shape, half_size_px, frame)
 
-    kernels = zone_kernels(aperture, blurring, half_size_px, frame).swapaxes(0, 1)
+    radii_px = np.array([plan.signed_radius_px(int(layer)) for layer in blurring])
+    kernels = zone_kernels(aperture, radii_px, half_size_px, frame).swapaxes(0, 1)
     rows, columns = (jnp.asarray(lines, planes.dtype) for lines in zone_hats(aperture, frame))
     sums = sum_over_zones(
         blurred, jnp.asarray(kernels, planes.dtype), rows, columns, jnp.zeros_like(sharp)

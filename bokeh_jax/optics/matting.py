@@ -21,17 +21,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-# Colours are collected within this Chebyshev distance; two pixels pass the blurred silhouettes of
-# a resampled photograph, and more would reach past thin structures and details.
-_REACH_PX = 2
+from bokeh_jax.optics.linear import channels, from_channels
+from bokeh_jax.optics.local_color import Plane, collect, dot
+
 # Weight of the disparity map's word, relative to the energy of the two colours.
 _DAMPING = 0.1
 # Off-silhouette neighbours needed for full trust, in units of the nearest neighbour's weight.
 _FULL_TRUST = 0.2
 _TINY = 1e-12
+
+Colors = tuple[Plane, ...]
 
 
 class Surfaces(NamedTuple):
@@ -74,9 +75,9 @@ def split_silhouettes(
     near_color, near_trust, far_color, far_trust = _local_colors(
         image, signed_radius_px, 1 - silhouette, (near_px, far_px), same_surface_px
     )
-    trust = silhouette * near_trust * far_trust
-    share, light = _unmix(image, near_color, far_color, is_near, trust)
-    return Surfaces(near_px, far_px, share, light)
+    trust = silhouette[:, 0] * near_trust * far_trust
+    share, light = _unmix(channels(image), near_color, far_color, is_near[:, 0], trust)
+    return Surfaces(near_px, far_px, share[:, None], from_channels(light))
 
 
 def _local_colors(
@@ -85,64 +86,46 @@ def _local_colors(
     pure: Float[Array, "b 1 h w"],
     surfaces_px: tuple[Float[Array, "b 1 h w"], Float[Array, "b 1 h w"]],
     same_surface_px: float | int,
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Colors, Plane, Colors, Plane]:
     """Colour of each surface around every pixel and how far it can be trusted, in [0, 1]."""
-    planes = jnp.concatenate([image * pure, pure, signed_radius_px], axis=1)
-    height, width = planes.shape[-2:]
-    margins = ((0, 0), (0, 0), (_REACH_PX, _REACH_PX), (_REACH_PX, _REACH_PX))
-    # Nothing is known beyond the frame: zero weight there.
-    padded = jnp.pad(planes, margins)
+    colors, known, radius_px = channels(image), pure[:, 0], signed_radius_px[:, 0]
+    planes = (*(color * known for color in colors), known)
 
-    def add_offset(sums, offset):
-        dy, dx = offset
-        window = jax.lax.dynamic_slice(
-            padded,
-            (0, 0, _REACH_PX + dy, _REACH_PX + dx),
-            (*planes.shape[:2], height, width),
-        )
-        falloff = 1 / (1 + dx * dx + dy * dy).astype(planes.dtype)
-        added = []
-        for total, surface_px in zip(sums, surfaces_px, strict=True):
-            alike = jnp.maximum(0.0, 1 - jnp.abs(window[:, 4:] - surface_px) / same_surface_px)
-            added.append(total + window[:, :4] * (alike * falloff))
-        return tuple(added), None
+    def of_surface(surface_px):
+        *sums, weight = collect(planes, radius_px, surface_px, same_surface_px)
+        color = jnp.stack([total / jnp.maximum(weight, _TINY) for total in sums])
+        return color, jnp.minimum(1.0, weight / _FULL_TRUST)
 
-    steps = np.arange(-_REACH_PX, _REACH_PX + 1)
-    offsets = tuple(jnp.asarray(o.ravel()) for o in np.meshgrid(steps, steps, indexing="ij"))
-    nothing = (jnp.zeros_like(planes[:, :4]),) * 2
-    (near, far), _ = jax.lax.scan(jax.checkpoint(add_offset, prevent_cse=False), nothing, offsets)
-    near_color, far_color = (s[:, :3] / jnp.maximum(s[:, 3:], _TINY) for s in (near, far))
-    near_trust, far_trust = (jnp.minimum(1.0, s[:, 3:] / _FULL_TRUST) for s in (near, far))
-    return near_color, near_trust, far_color, far_trust
+    # A loop, so that the sums over the neighbours are compiled once for both.
+    asked = jnp.stack([surface_px[:, 0] for surface_px in surfaces_px])
+    (near, far), (near_trust, far_trust) = jax.lax.map(of_surface, asked)
+    return (near[0], near[1], near[2]), near_trust, (far[0], far[1], far[2]), far_trust
 
 
 def _unmix(
-    image: Float[Array, "b 3 h w"],
-    near_color: Float[Array, "b 3 h w"],
-    far_color: Float[Array, "b 3 h w"],
-    is_near: Bool[Array, "b 1 h w"],
-    trust: Float[Array, "b 1 h w"],
-) -> tuple[Float[Array, "b 1 h w"], Float[Array, "b 3 h w"]]:
+    image: Colors,
+    near_color: Colors,
+    far_color: Colors,
+    is_near: Bool[Array, "b h w"],
+    trust: Plane,
+) -> tuple[Plane, Colors]:
     """The nearer surface's share of each pixel and its light; see the module's head."""
-    named = is_near.astype(image.dtype)
-    contrast = near_color - far_color
-    energy = _sum_colors(near_color * near_color + far_color * far_color)
+    named = is_near.astype(trust.dtype)
+    contrast = [near - far for near, far in zip(near_color, far_color, strict=True)]
+    energy = dot(near_color, near_color) + dot(far_color, far_color)
     damping = _DAMPING * energy + _TINY
-    share = (_sum_colors((image - far_color) * contrast) + damping * named) / (
-        _sum_colors(contrast * contrast) + damping
-    )
+    off_far = [color - far for color, far in zip(image, far_color, strict=True)]
+    share = (dot(off_far, contrast) + damping * named) / (dot(contrast, contrast) + damping)
     share = jnp.clip(share, 0.5 * named, 0.5 + 0.5 * named)
     share = named + trust * (share - named)
-    residual = image - share * near_color - (1 - share) * far_color
     near_part = share**2 / (share**2 + (1 - share) ** 2)
-    light = jnp.clip(share * near_color + near_part * residual, 0.0, image)
-    # Off the silhouettes rounding must not move light from one surface to the other.
-    light = jnp.where(trust > 0, light, jnp.where(is_near, image, 0.0))
-    return share, light
-
-
-def _sum_colors(planes: Float[Array, "b 3 h w"]) -> Float[Array, "b 1 h w"]:
-    return jnp.sum(planes, axis=1, keepdims=True)
+    lights = []
+    for color, near, far in zip(image, near_color, far_color, strict=True):
+        residual = color - share * near - (1 - share) * far
+        light = jnp.clip(share * near + near_part * residual, 0.0, color)
+        # Off the silhouettes rounding must not move light from one surface to the other.
+        lights.append(jnp.where(trust > 0, light, jnp.where(is_near, color, 0.0)))
+    return share, (lights[0], lights[1], lights[2])
 
 
 def _highest_of_neighbours(plane: Float[Array, "b 1 h w"]) -> Float[Array, "b 1 h w"]:

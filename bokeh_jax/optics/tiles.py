@@ -38,7 +38,6 @@ def render_tiled(
     *,
     aperture: Aperture = Disc(),
     max_radius_px: float | int,
-    num_layers: int | None = None,
     tile_px: int = 1024,
 ) -> Float[np.ndarray, "h w 3"]:
     """`render_radius` of one large photograph, tile by tile, in the host's memory.
@@ -51,7 +50,6 @@ def render_tiled(
         signed_radius_px: of the visible surfaces, see `focus` and `Lens.signed_radius_px`.
         aperture: shape of the blur.
         max_radius_px: signed radii beyond it are clamped to it.
-        num_layers: see `layer_radii_px`.
         tile_px: height and width of a tile, at least 64.
 
     Raises:
@@ -73,7 +71,6 @@ def render_tiled(
                 frame=frame,
                 aperture=aperture,
                 max_radius_px=max_radius_px,
-                num_layers=num_layers,
             )
             kept = np.asarray(rendered)
             kept = kept[top - rows.start : bottom - rows.start]
@@ -104,7 +101,7 @@ def _cut(size: int, tile_px: int, overlap_px: int) -> list[tuple[int, int, slice
     return tiles
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "aperture", "max_radius_px", "num_layers"))
+@functools.partial(jax.jit, static_argnames=("frame", "aperture", "max_radius_px"))
 def _render_window(
     image: Float[Array, "h w 3"],
     signed_radius_px: Float[Array, "h w"],
@@ -114,7 +111,6 @@ def _render_window(
     frame: tuple[int, int],
     aperture: Aperture,
     max_radius_px: float | int,
-    num_layers: int | None,
 ) -> Float[Array, "h w 3"]:
     """`render_window`, compiled."""
     return render_window(
@@ -124,5 +120,4 @@ def _render_window(
         frame=frame,
         aperture=aperture,
         max_radius_px=max_radius_px,
-        num_layers=num_layers,
     )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from bokeh_jax.optics.aperture import Aperture, CatEye, kernel_stack
+from bokeh_jax.optics.aperture import Aperture, CatEye, Shape
 
 
 class ZoneHats(NamedTuple):
@@ -35,27 +35,20 @@ class ZoneHats(NamedTuple):
     columns: Float[np.ndarray, "z w"]
 
 
-def zone_kernels(
-    aperture: Aperture,
-    signed_radii_px: Float[np.ndarray, " j"],
-    half_size_px: int,
-    frame: tuple[int, int],
-) -> Float[np.ndarray, "j z k k"]:
-    """The kernels of every layer and zone; one zone for an opening that does not change.
+def zone_shape(aperture: Aperture) -> Shape:
+    """The opening before the rim cuts it."""
+    return aperture.shape if isinstance(aperture, CatEye) else aperture
 
-    Args:
-        aperture: the opening.
-        signed_radii_px: of the layers.
-        half_size_px: see `aperture_kernel`.
-        frame: (h, w) of the whole photograph.
+
+def rim_centers(aperture: Aperture, frame: tuple[int, int]) -> list[tuple[float, float] | None]:
+    """Where the rim's centre lies for each zone of a photograph of (h, w) pixels.
+
+    One None for an opening that does not change over the frame.
     """
     if not isinstance(aperture, CatEye):
-        return kernel_stack(aperture, signed_radii_px, half_size_px)[:, None]
-    zones = [
-        kernel_stack(aperture.shape, signed_radii_px, half_size_px, rim_center=(x, y))
-        for x, y in (-aperture.amount * node_positions(aperture.zones, frame)).tolist()
-    ]
-    return np.stack(zones, axis=1)
+        return [None]
+    nodes = -aperture.amount * node_positions(aperture.zones, frame)
+    return [(float(x), float(y)) for x, y in nodes]
 
 
 def zone_hats(aperture: Aperture, frame: tuple[int, int]) -> ZoneHats:

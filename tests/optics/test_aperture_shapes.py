@@ -19,6 +19,7 @@ from bokeh_jax.optics import (
     squeezed,
 )
 from bokeh_jax.optics.aperture import is_point_symmetric
+from bokeh_jax.optics.layer_kernels import interpolating_kernel
 
 HALF, FINE = 8, 65
 
@@ -143,7 +144,7 @@ def test_equal_pictures_are_one_static_argument():
     render = jax.jit(render_radius, static_argnames=("aperture", "max_radius_px"))
     image = jnp.zeros((9, 9, 3)).at[4, 4].set(1.0)
     far = render(image, jnp.full((9, 9), -3.0), aperture=first, max_radius_px=3.0)
-    np.testing.assert_allclose(far[..., 0], aperture_kernel(first, -3.0, 4), atol=1e-6)
+    np.testing.assert_allclose(far[..., 0], interpolating_kernel(first, -3.0, 4), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from camera_search import descend
 from PIL import Image
 
 from bokeh_jax.optics import Lens, all_in_focus, linear_to_srgb, render_defocus, srgb_to_linear
@@ -25,9 +26,13 @@ WIDTH_PX = 256
 BORDER_PX = 8
 MAX_RADIUS_PX = 5.0
 
-pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason=f"no real focal stack in {FOLDER.parent.name}/{FOLDER.name}"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.optimised,
+    pytest.mark.skipif(
+        not FOLDER.is_dir(), reason=f"no real focal stack in {FOLDER.parent.name}/{FOLDER.name}"
+    ),
+]
 
 
 def read(path):
@@ -133,11 +138,14 @@ def disparity_of(stack, places):
     return smooth(peak * trust, 4) / smooth(trust, 4)
 
 
-def error(camera, image, disparity, photograph):
-    """Difference of display values inside the border; camera is (focus disparity, blur in px)."""
+def mean_square(camera, image, disparity, photograph):
+    """Of the display values inside the border; camera is (focus disparity, blur in px)."""
     lens = Lens(camera[0], camera[1])
     picture = render_defocus(image, disparity, lens, max_radius_px=MAX_RADIUS_PX)
-    return inside(display(picture) - display(photograph)).ravel()
+    return jnp.mean(inside(display(picture) - display(photograph)) ** 2)
+
+
+slopes_of_error = jax.jit(jax.value_and_grad(mean_square))
 
 
 def inside(picture):
@@ -146,18 +154,6 @@ def inside(picture):
 
 def display(picture):
     return linear_to_srgb(jnp.clip(picture, 0, 1))
-
-
-@jax.jit
-def camera_step(camera, damping, *pair):
-    return newton_step(lambda camera: error(camera, *pair), camera, damping)
-
-
-def find_camera(camera, *pair):
-    """Focus and blur by descent, damped at first, and the mean square of the last step's start."""
-    for step in range(10):
-        camera, square = camera_step(camera, 0.2 if step < 4 else 0.0, *pair)
-    return camera, square
 
 
 def decibel(mean_square):
@@ -175,8 +171,8 @@ def test_descent_finds_focus_and_blur_of_real_photographs_left_out_of_their_stac
         image, disparity = all_in_focus(stack[others]), disparity_of(stack[others], places[others])
         pair = (image, disparity, stack[left_out])
         # In the wrong half of the scene, with little more than half of the blur.
-        start = jnp.float32([0.3 if left_out <= COUNT // 2 else 0.7, 2.0])
-        camera, square = find_camera(start, *pair)
+        start = [0.3 if left_out <= COUNT // 2 else 0.7, 2.0]
+        camera, square = descend(slopes_of_error, start, [0.2, 2.0], *pair)
         untouched = jnp.mean(inside(display(image) - display(stack[left_out])) ** 2)
         found.append((*camera.tolist(), decibel(square), decibel(untouched)))
     focus, blur_px, rendered, untouched = np.transpose(found)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics import Disc, Lens, Polygon, aperture_kernel, render_defocus
-from bokeh_jax.optics.defocus import layer_radii_px
+from bokeh_jax.optics import Disc, Lens, Polygon, render_defocus
+from bokeh_jax.optics.layer_kernels import interpolating_kernel
 
 SIZE = 16
-render = jax.jit(render_defocus, static_argnames=("aperture", "max_radius_px", "num_layers"))
+render = jax.jit(render_defocus, static_argnames=("aperture", "max_radius_px"))
 
 
 def scene(seed, jump=True):
@@ -37,7 +37,7 @@ def test_without_blur_the_image_returns_bit_for_bit():
     flat = jnp.full_like(disparity, 0.3)
     np.testing.assert_array_equal(render(image, flat, Lens(0.3, 9.0), max_radius_px=4.0), image)
     np.testing.assert_array_equal(render(image, disparity, Lens(0.3, 9.0), max_radius_px=0), image)
-    unmoved = render(image, flat, Lens(0.3, 9.0), max_radius_px=4.0, num_layers=5)
+    unmoved = render(image, flat, Lens(0.3, 9.0), max_radius_px=4.0)
     np.testing.assert_array_equal(unmoved, image)
 
 
@@ -49,12 +49,11 @@ def test_a_point_of_light_becomes_the_aperture(aperture, radius_px):
     picture = render(
         image, flat, Lens(1 - radius_px / 8, 8.0), aperture=aperture, max_radius_px=5.0
     )
-    # Between two layers the kernels are mixed linearly.
-    inner, outer = math.floor(abs(radius_px)), math.ceil(abs(radius_px))
-    share, sign = abs(radius_px) - inner, math.copysign(1, radius_px)
-    kernel = (1 - share) * aperture_kernel(aperture, sign * inner, 9) + share * aperture_kernel(
-        aperture, sign * outer, 9
-    )
+    # Layers lie half a pixel apart up to 4 px; between two of them the kernels are mixed linearly.
+    inner, outer = math.floor(2 * abs(radius_px)) / 2, math.ceil(2 * abs(radius_px)) / 2
+    share, sign = 2 * (abs(radius_px) - inner), math.copysign(1, radius_px)
+    kernel = (1 - share) * interpolating_kernel(aperture, sign * inner, 9)
+    kernel += share * interpolating_kernel(aperture, sign * outer, 9)
     np.testing.assert_allclose(picture, kernel[..., None] * [1.0, 2.0, 40.0], atol=4e-6)
     assert picture.min() >= 0
 
@@ -130,7 +129,7 @@ def test_half_precision_is_computed_in_single():
         Lens(0.4, 6.0),
         max_radius_px=5.0,
     )
-    np.testing.assert_array_equal(picture, expected)
+    np.testing.assert_allclose(picture, expected, atol=3e-7)
 
 
 def test_a_sharp_subject_keeps_its_pixels_and_a_sharp_background_its_own():
@@ -143,8 +142,8 @@ def test_a_sharp_subject_keeps_its_pixels_and_a_sharp_background_its_own():
     # The blurred subject spreads over the sharp background instead of ending at its edge.
     red = jnp.zeros_like(image).at[:, :8, 0].set(1.0)
     spread = render(red, disparity, Lens(0.0, 4.0), max_radius_px=4.0)[8, :, 0]
-    kernel = aperture_kernel(Disc(), 4.0, 4).sum(axis=0)
-    np.testing.assert_allclose(spread[8:12], 1 - np.cumsum(kernel)[4:8], atol=0.01)
+    kernel = interpolating_kernel(Disc(), 4.0, 5).sum(axis=0)
+    np.testing.assert_allclose(spread[8:12], 1 - np.cumsum(kernel)[5:9], atol=0.01)
     # The blurred background does not spread over the sharp subject.
     np.testing.assert_allclose(
         render(red, disparity, Lens(1.0, 4.0), max_radius_px=4.0)[8, :, 0], red[8, :, 0], atol=1e-6
@@ -215,25 +214,10 @@ def test_more_blur_moves_light_farther_and_the_derivative_says_so():
         picture = render_defocus(image, disparity, Lens(0.0, blur), max_radius_px=4.0)
         return jnp.sum(picture * distance) / 3
 
-    # r^2 / 2 and the pixel's own 1 / 6; between layers the slope is that of the chord.
-    value, slope = spread(jnp.float32(3.5))
-    np.testing.assert_allclose(value, 3.5**2 / 2 + 1 / 8 + 1 / 6, rtol=0.01)
-    np.testing.assert_allclose(slope, (4**2 - 3**2) / 2, rtol=0.02)
-
-
-def test_layers_lie_a_pixel_apart_or_as_many_as_asked():
-    np.testing.assert_array_equal(layer_radii_px(2.5), [-3, -2, -1, 0, 1, 2, 3])
-    np.testing.assert_array_equal(layer_radii_px(3.0, 5), [-3, -1.5, 0, 1.5, 3])
-    np.testing.assert_array_equal(layer_radii_px(0.0), [0])
-
-
-def test_fewer_layers_mix_their_kernels():
-    image = jnp.zeros((15, 15, 3)).at[7, 7].set(1.0)
-    picture = render(image, jnp.ones((15, 15)), Lens(0.0, 3.0), max_radius_px=6.0, num_layers=5)
-    np.testing.assert_allclose(picture[..., 0], aperture_kernel(Disc(), 3.0, 7), atol=1e-6)
-    picture = render(image, jnp.ones((15, 15)), Lens(0.0, 4.5), max_radius_px=6.0, num_layers=5)
-    mixed = (aperture_kernel(Disc(), 3.0, 7) + aperture_kernel(Disc(), 6.0, 7)) / 2
-    np.testing.assert_allclose(picture[..., 0], mixed, atol=1e-6)
+    # r^2 / 2 and 1 / 3 of the interpolation; between layers the slope is that of the chord.
+    value, slope = spread(jnp.float32(3.25))
+    np.testing.assert_allclose(value, (3**2 + 3.5**2) / 4 + 1 / 3, rtol=0.002)
+    np.testing.assert_allclose(slope, (3.5**2 - 3**2) / 2 / 0.5, rtol=0.005)
 
 
 @pytest.mark.parametrize(
@@ -241,8 +225,6 @@ def test_fewer_layers_mix_their_kernels():
     [
         ({"max_radius_px": -1.0}, "max_radius_px must be finite and >= 0, got -1.0"),
         ({"max_radius_px": math.nan}, "max_radius_px must be finite and >= 0, got nan"),
-        ({"max_radius_px": 4.0, "num_layers": 4}, "num_layers must be odd and at least 3, got 4"),
-        ({"max_radius_px": 4.0, "num_layers": 1}, "num_layers must be odd and at least 3, got 1"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -11,12 +11,12 @@ from bokeh_jax.optics import (
     Disc,
     Lens,
     Polygon,
-    aperture_kernel,
     composite_layers,
     render_defocus,
     render_layers,
     visible_disparity,
 )
+from bokeh_jax.optics.layer_kernels import interpolating_kernel
 
 render = jax.jit(render_layers, static_argnames=("aperture", "max_radius_px", "margin_px"))
 RADIUS, MARGIN, STORED = 4.0, 5, 22
@@ -59,10 +59,11 @@ def test_a_point_of_light_becomes_the_aperture(aperture, radius_px):
     picture = render(
         layers, planes, Lens(1 - radius_px / 8, 8.0), aperture=aperture, max_radius_px=6.0
     )
-    inner, outer = (int(f(abs(radius_px))) for f in (np.floor, np.ceil))
-    share, sign = abs(radius_px) - inner, np.sign(radius_px)
-    kernel = (1 - share) * aperture_kernel(aperture, sign * inner, 8)
-    kernel += share * aperture_kernel(aperture, sign * outer, 8)
+    # Layers lie half a pixel apart up to 4 px; between two of them the kernels are mixed linearly.
+    inner, outer = (float(f(2 * abs(radius_px))) / 2 for f in (np.floor, np.ceil))
+    share, sign = 2 * (abs(radius_px) - inner), np.sign(radius_px)
+    kernel = (1 - share) * interpolating_kernel(aperture, sign * inner, 8)
+    kernel += share * interpolating_kernel(aperture, sign * outer, 8)
     np.testing.assert_allclose(picture, 7 * np.repeat(kernel[..., None], 3, -1), atol=4e-6)
     assert picture.min() >= 0
 
@@ -71,16 +72,16 @@ def test_flat_layers_are_blurred_one_by_one_and_composited():
     layers, _ = random_layers(1)
     planes = jnp.float32([[0, 0, 1.0], [0, 0, 0.5], [0, 0, 0.0]])
     # Radii 4, 0 and -4.
-    kernels = [aperture_kernel(Disc(), radius, 4) for radius in (4.0, 0.0, -4.0)]
+    kernels = [interpolating_kernel(Disc(), radius, 5) for radius in (4.0, 0.0, -4.0)]
     blurred = []
     for layer, kernel in zip(np.asarray(layers, np.float64), kernels, strict=True):
         layer[..., :3] *= layer[..., 3:]
         total = np.zeros((VISIBLE, VISIBLE, 4))
-        for dy in range(-4, 5):
-            for dx in range(-4, 5):
+        for dy in range(-5, 6):
+            for dx in range(-5, 6):
                 rows = slice(MARGIN - dy, MARGIN - dy + VISIBLE)
                 columns = slice(MARGIN - dx, MARGIN - dx + VISIBLE)
-                total += kernel[dy + 4, dx + 4] * layer[rows, columns]
+                total += kernel[dy + 5, dx + 5] * layer[rows, columns]
         blurred.append(total)
     light = np.zeros((VISIBLE, VISIBLE, 3))
     for layer in blurred[::-1]:

@@ -23,12 +23,12 @@ def scene():
 @pytest.mark.parametrize("aperture", [Polygon(5), CatEye(Disc(), 0.6)])
 def test_tiles_are_the_whole(aperture):
     image, radius = scene()
-    options = {"aperture": aperture, "max_radius_px": 3.0, "num_layers": 5}
+    options = {"aperture": aperture, "max_radius_px": 3.0}
     whole = render_radius(jnp.asarray(image), jnp.asarray(radius), **options)
     tiled = render_tiled(image, radius, tile_px=64, **options)
     # What is invented behind the discs may differ a little; nothing else does.
     np.testing.assert_allclose(tiled, whole, atol=5e-4)
-    assert np.mean(np.abs(tiled - np.asarray(whole)) > 1e-5) < 0.02
+    assert np.mean(np.abs(tiled - np.asarray(whole)) > 1e-5) < 0.03
 
 
 def test_a_small_photograph_is_one_window():

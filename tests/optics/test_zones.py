@@ -12,12 +12,12 @@ from bokeh_jax.optics import (
     Disc,
     Lens,
     Polygon,
-    aperture_kernel,
     render_layers,
     render_radius,
 )
 from bokeh_jax.optics.blur import blur_in_zones
-from bokeh_jax.optics.zones import node_positions, zone_hats, zone_kernels
+from bokeh_jax.optics.layer_kernels import interpolating_kernel, zone_kernels
+from bokeh_jax.optics.zones import node_positions, zone_hats
 
 render = jax.jit(render_radius, static_argnames=("aperture", "max_radius_px"))
 
@@ -39,7 +39,7 @@ def test_hats_share_every_pixel_out_and_stand_at_their_nodes(count):
 def test_an_opening_that_does_not_change_has_one_zone():
     kernels = zone_kernels(Polygon(5), np.array([-2.0, 1.5]), 3, (8, 9))
     assert kernels.shape == (2, 1, 7, 7)
-    np.testing.assert_array_equal(kernels[1, 0], aperture_kernel(Polygon(5), 1.5, 3))
+    np.testing.assert_array_equal(kernels[1, 0], interpolating_kernel(Polygon(5), 1.5, 3))
     rows, columns = zone_hats(Polygon(5), (8, 9))
     np.testing.assert_array_equal(rows, np.ones((1, 8)))
     np.testing.assert_array_equal(columns, np.ones((1, 9)))
@@ -47,10 +47,11 @@ def test_an_opening_that_does_not_change_has_one_zone():
 
 def test_kernels_are_cut_on_the_side_away_from_the_middle():
     kernels = zone_kernels(CatEye(Polygon(6), 0.7), np.array([-4.0, 4.0]), 5, (30, 40))
-    np.testing.assert_allclose(kernels[0, 4], aperture_kernel(Polygon(6), -4.0, 5), atol=1e-12)
+    np.testing.assert_allclose(kernels[0, 4], interpolating_kernel(Polygon(6), -4.0, 5), atol=1e-12)
     # Node 8 is the corner at the right and the bottom: (40, 30) / 50 from the middle.
     for layer, radius_px in enumerate((-4.0, 4.0)):
-        expected = aperture_kernel(Polygon(6), radius_px, 5, rim_center=(-0.7 * 0.8, -0.7 * 0.6))
+        rim_center = (-0.7 * 0.8, -0.7 * 0.6)
+        expected = interpolating_kernel(Polygon(6), radius_px, 5, rim_center)
         np.testing.assert_allclose(kernels[layer, 8], expected, atol=1e-12)
     far = kernels[0, 8]
     assert far[6:, 6:].sum() < 0.5 * far[:5, :5].sum()

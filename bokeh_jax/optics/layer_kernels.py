@@ -1,0 +1,190 @@
+"""The kernels of the layers: constants of the plan, made when the renderer is compiled.
+
+**At full resolution.** A photograph is known at its pixels and is linear in between. Averaging that
+over the opening is a convolution with the opening, widened by the interpolation's own kernel and
+sampled at the pixels::
+
+    k = (opening of radius c) * tent,      tent(x) = max(0, 1 - |x|)
+
+The opening's area inside every pixel would be its convolution with a box, and half a pixel of
+radius would blur nothing.
+
+**At a lower resolution** the picture is averaged over blocks (D), convolved, and interpolated back
+(U). In the frequency domain, with w' the frequencies that are one on the coarse grid, S = 1 / |w|^2
+the power of photographs and K the kernel wanted, the coarse kernel of least expected error is::
+
+    k(w) = sum S conj(D U) K  /  (sum S |D|^2  sum |U|^2),      the sums over all w'
+
+It makes up for what averaging and interpolation take from the rims.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+from bokeh_jax.optics.aperture import Aperture, Shape, aperture_kernel
+from bokeh_jax.optics.layer_plan import LayerPlan, Slab
+from bokeh_jax.optics.zones import rim_centers, zone_shape
+
+# Frequency, in cycles a pixel, below which the power of photographs is taken not to rise.
+_LOWEST_FREQUENCY = 0.01
+# Sub-pixels along a pixel's side, for radii up to each; odd, so that one lies in the middle.
+_SUBPIXELS = ((8.0, 9), (32.0, 5), (math.inf, 3))
+
+
+def slab_kernels(
+    aperture: Aperture,
+    plan: LayerPlan,
+    slabs: tuple[Slab, ...],
+    level: int,
+    frame: tuple[int, int],
+) -> Float[np.ndarray, "s n z k k"]:
+    """Kernels of the layers of slabs on one level, by slab, layer (the widest first) and zone.
+
+    A slab of fewer layers than others has zeros for those it lacks.
+
+    Args:
+        aperture: the opening.
+        plan: see `layer_plan`.
+        slabs: of that level.
+        level: the picture is halved that many times.
+        frame: (h, w) of the whole photograph.
+    """
+    half_size_px = coarse_half_size_px(plan, slabs, level)
+    most = max(slab.last - slab.first + 1 for slab in slabs)
+    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
+    size = 2 * half_size_px + 1
+    kernels = np.zeros((len(slabs), most, len(rims), size, size))
+    for s, slab in enumerate(slabs):
+        for n, position in enumerate(outermost_first(slab)):
+            radius_px = plan.signed_radius_px(position)
+            for z, rim in enumerate(rims):
+                kernels[s, n, z] = layer_kernel(shape, radius_px, level, half_size_px, rim)
+    return kernels
+
+
+def zone_kernels(
+    aperture: Aperture,
+    signed_radii_px: Float[np.ndarray, " j"],
+    half_size_px: int,
+    frame: tuple[int, int],
+) -> Float[np.ndarray, "j z k k"]:
+    """Kernels at full resolution, by radius and zone.
+
+    Args:
+        aperture: the opening.
+        signed_radii_px: of the layers.
+        half_size_px: a pixel more than the greatest radius, or more.
+        frame: (h, w) of the whole photograph.
+    """
+    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
+    return np.array(
+        [
+            [interpolating_kernel(shape, float(px), half_size_px, rim) for rim in rims]
+            for px in signed_radii_px
+        ]
+    )
+
+
+def outermost_first(slab: Slab) -> list[int]:
+    """Positions of a slab's layers, from the widest kernel to the narrowest."""
+    return sorted(range(slab.first, slab.last + 1), key=abs, reverse=True)
+
+
+def coarse_half_size_px(plan: LayerPlan, slabs: tuple[Slab, ...], level: int) -> int:
+    """Half size, even and in pixels of the level, that holds the kernels of slabs on it."""
+    widest_px = max(abs(plan.signed_radius_px(i)) for slab in slabs for i in slab)
+    half_size_px = math.ceil(widest_px / 2**level) + 1
+    # Even, so that a frame padded by it keeps its coarser pixels aligned with pairs of its own.
+    return half_size_px + half_size_px % 2
+
+
+def layer_kernel(
+    shape: Shape,
+    signed_radius_px: float,
+    level: int,
+    half_size_px: int,
+    rim_center: tuple[float, float] | None = None,
+) -> Float[np.ndarray, "k k"]:
+    """The kernel of one layer on one level, unit sum, in float64; see the module's head.
+
+    Args:
+        shape: the opening.
+        signed_radius_px: in pixels of the full resolution.
+        level: the picture is halved that many times.
+        half_size_px: in pixels of the level.
+        rim_center: see `aperture_kernel`.
+    """
+    if level == 0:
+        return interpolating_kernel(shape, signed_radius_px, half_size_px, rim_center)
+    wanted = interpolating_kernel(
+        shape, signed_radius_px, math.ceil(abs(signed_radius_px)) + 1, rim_center
+    )
+    return _coarse_kernel(wanted, level, half_size_px)
+
+
+def interpolating_kernel(
+    shape: Shape,
+    signed_radius_px: float,
+    half_size_px: int,
+    rim_center: tuple[float, float] | None = None,
+) -> Float[np.ndarray, "k k"]:
+    """The opening convolved with the tent of linear interpolation, sampled at the pixels."""
+    if signed_radius_px == 0:
+        return aperture_kernel(shape, 0.0, half_size_px)
+    parts = next(n for most, n in _SUBPIXELS if abs(signed_radius_px) <= most)
+    half_parts = half_size_px * parts + parts
+    fine = aperture_kernel(shape, signed_radius_px * parts, half_parts, rim_center=rim_center)
+    weights = np.convolve(np.ones(parts), np.ones(parts))
+    lines = np.zeros((2 * half_size_px + 1, len(fine)))
+    for pixel, line in enumerate(lines):
+        first = pixel * parts + half_parts - half_size_px * parts - (parts - 1)
+        line[first : first + len(weights)] = weights
+    kernel = lines @ fine @ lines.T
+    return kernel / kernel.sum()
+
+
+def _coarse_kernel(
+    wanted: Float[np.ndarray, "f f"], level: int, half_size_px: int
+) -> Float[np.ndarray, "k k"]:
+    block_px, reach_px = 2**level, len(wanted) // 2
+    least_px = max(4 * (reach_px + 4 * block_px), block_px * (2 * half_size_px + 2))
+    size_px = 2 ** math.ceil(math.log2(least_px))
+    centred = np.zeros((size_px, size_px))
+    centred[: len(wanted), : len(wanted)] = wanted
+    spectrum = np.fft.fft2(np.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
+    averaging, interpolating = _block_spectra(level, size_px)
+    averaging, interpolating = (np.outer(line, line) for line in (averaging, interpolating))
+    frequency = np.fft.fftfreq(size_px)
+    power = 1 / (frequency[:, None] ** 2 + frequency**2 + _LOWEST_FREQUENCY**2)
+    blocks = size_px // block_px
+
+    def sum_aliases(values):
+        return values.reshape(block_px, blocks, block_px, blocks).sum(axis=(0, 2))
+
+    kept = sum_aliases(power * np.conj(averaging * interpolating) * spectrum)
+    energy = sum_aliases(power * np.abs(averaging) ** 2) * sum_aliases(np.abs(interpolating) ** 2)
+    kernel = np.fft.ifft2(block_px**2 * kept / energy).real
+    kernel = np.roll(kernel, (half_size_px, half_size_px), axis=(0, 1))
+    kernel = kernel[: 2 * half_size_px + 1, : 2 * half_size_px + 1]
+    return kernel / kernel.sum()
+
+
+def _block_spectra(
+    level: int, size_px: int
+) -> tuple[Complex[np.ndarray, " f"], Complex[np.ndarray, " f"]]:
+    """Spectra along a line of averaging over blocks and of interpolating back, about a block."""
+    block_px = 2**level
+    average = np.zeros(size_px)
+    average[:block_px] = 1 / block_px
+    # What one coarse pixel becomes when it is doubled `level` times.
+    line, start = np.ones(1), 0
+    for _ in range(level):
+        doubled = np.zeros(2 * len(line) + 2)
+        for i, value in enumerate(line):
+            doubled[2 * i : 2 * i + 4] += value * np.array([0.25, 0.75, 0.75, 0.25])
+        line, start = doubled, 2 * start - 1
+    spread = np.zeros(size_px)
+    spread[: len(line)] = line
+    return np.conj(np.fft.fft(average)), np.fft.fft(np.roll(spread, start))

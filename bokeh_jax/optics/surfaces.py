@@ -1,0 +1,142 @@
+"""A photograph as the one or two surfaces that each of its pixels shows, at any resolution.
+
+A pixel's light is shared by a nearer and a farther surface, see `matting`. A coarse pixel stands
+for 2 x 2 of them and has up to eight; those nearer than the middle of their range become its nearer
+surface, the others its farther one::
+
+    near = sum q m p / sum q m,    share = sum q m,    light = sum m l,    m = [p > (max + min) / 2]
+
+with p, q and l the position, share and light of each. Where one surface crosses the block, both
+halves are close together, and a function that is linear between them loses nothing.
+
+Any function of depth, such as the share that belongs to a layer, is then a mean of two values.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bokeh_jax.optics.linear import channels
+from bokeh_jax.optics.local_color import Plane
+from bokeh_jax.optics.matting import Colors, Surfaces
+from bokeh_jax.optics.resample import quarters
+
+_TINY = 1e-12
+
+OfPosition = Callable[[Plane], Plane]
+
+
+class Scene(NamedTuple):
+    """A photograph in separate planes and where its surfaces lie among the layers.
+
+    Attributes:
+        image: linear light of the pixels, by colour.
+        near, far: positions of the nearer and the farther surface.
+        near_share: the nearer one's share of the pixel.
+        near_light: the nearer one's part of the light, by colour.
+    """
+
+    image: Colors
+    near: Plane
+    far: Plane
+    near_share: Plane
+    near_light: Colors
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return (self.near.shape[-2], self.near.shape[-1])
+
+    def share(self, function: OfPosition) -> Plane:
+        """Mean of a function of position over the pixel's surfaces."""
+        near, far = function(self.near), function(self.far)
+        return far + (near - far) * self.near_share
+
+    def share_and_light(self, function: OfPosition) -> tuple[Plane, Colors]:
+        """The mean, and the light with each surface's part weighted by its value."""
+        near, far = function(self.near), function(self.far)
+        red, green, blue = (
+            far * color + (near - far) * light
+            for color, light in zip(self.image, self.near_light, strict=True)
+        )
+        return far + (near - far) * self.near_share, (red, green, blue)
+
+    def padded(self, size: tuple[int, int], first: int = 0) -> "Scene":
+        """Continued by edge pixels to (height, width), the frame beginning at `first`."""
+        return jax.tree.map(lambda plane: pad_to(plane, size, first), self)
+
+
+def make_scene(image: Float[Array, "b 3 h w"], surfaces: Surfaces, position: OfPosition) -> Scene:
+    """A photograph and its surfaces, their signed radii turned into positions."""
+    red, green, blue = channels(image)
+    near_red, near_green, near_blue = channels(surfaces.near_light)
+    return Scene(
+        (red, green, blue),
+        position(surfaces.near_px[:, 0]),
+        position(surfaces.far_px[:, 0]),
+        surfaces.near_share[:, 0],
+        (near_red, near_green, near_blue),
+    )
+
+
+def coarsen(scene: Scene) -> Scene:
+    """The scene at half the resolution; height and width must be even."""
+    positions = (*quarters(scene.near), *quarters(scene.far))
+    near_shares = quarters(scene.near_share)
+    shares = (*near_shares, *(1 - share for share in near_shares))
+    # A surface without a share of its pixel says nothing of where surfaces lie.
+    highest = _greatest(
+        [jnp.where(q > 0, p, -jnp.inf) for p, q in zip(positions, shares, strict=True)]
+    )
+    lowest = -_greatest(
+        [jnp.where(q > 0, -p, -jnp.inf) for p, q in zip(positions, shares, strict=True)]
+    )
+    middle = 0.5 * (highest + lowest)
+    is_near = [(p > middle).astype(middle.dtype) for p in positions]
+    near, near_share = _mean_position(positions, shares, is_near)
+    far, _ = _mean_position(positions, shares, [1 - m for m in is_near])
+    image, near_light = [], []
+    for color, light in zip(scene.image, scene.near_light, strict=True):
+        colors, lights = quarters(color), quarters(light)
+        parts = (*lights, *(c - part for c, part in zip(colors, lights, strict=True)))
+        image.append(0.25 * _total(colors))
+        near_light.append(0.25 * _total([m * p for m, p in zip(is_near, parts, strict=True)]))
+    return Scene(
+        (image[0], image[1], image[2]),
+        jnp.where(near_share > 0, near, far),
+        jnp.where(near_share < 1, far, near),
+        near_share,
+        (near_light[0], near_light[1], near_light[2]),
+    )
+
+
+def pad_to(
+    planes: Float[Array, "*n h w"], size: tuple[int, int], first: int = 0
+) -> Float[Array, "*n hp wp"]:
+    """Continue planes by their edge values to (height, width), themselves beginning at `first`."""
+    margins = [
+        (first, wanted - first - have) for wanted, have in zip(size, planes.shape[-2:], strict=True)
+    ]
+    return jnp.pad(planes, [(0, 0)] * (planes.ndim - 2) + margins, mode="edge")
+
+
+def _greatest(planes: Sequence[Plane]) -> Plane:
+    return functools.reduce(jnp.maximum, planes)
+
+
+def _total(planes: Sequence[Plane]) -> Plane:
+    return functools.reduce(jnp.add, planes)
+
+
+def _mean_position(
+    positions: Sequence[Plane], shares: Sequence[Plane], chosen: Sequence[Plane]
+) -> tuple[Plane, Plane]:
+    """Mean position of the chosen surfaces and their share of the coarse pixel."""
+    weights = [m * q for m, q in zip(chosen, shares, strict=True)]
+    share = _total(weights)
+    total = _total([weight * p for weight, p in zip(weights, positions, strict=True)])
+    return total / jnp.maximum(share, _TINY), 0.25 * share
