@@ -30,7 +30,7 @@ from bokeh_jax.optics.zones import rim_centers, zone_shape
 # Frequency, in cycles a pixel, below which the power of photographs is taken not to rise.
 _LOWEST_FREQUENCY = 0.01
 # Sub-pixels along a pixel's side, for radii up to each; odd, so that one lies in the middle.
-_SUBPIXELS = ((8.0, 9), (32.0, 5), (math.inf, 3))
+_SUBPIXELS = ((2.0, 25), (8.0, 15), (32.0, 7), (math.inf, 3))
 
 
 def slab_kernels(

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
 from bokeh_jax.evaluation.suite import evaluate
@@ -8,6 +10,7 @@ from data_pipeline.builder import build
 from data_pipeline.layered import LayeredSource
 
 
+@pytest.mark.optimised
 def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
     """Refocusing of 8 scenes with ever new cameras: the network must come to know what the lens
     blur cannot, what the reference's own blur has hidden."""
