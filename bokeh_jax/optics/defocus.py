@@ -26,8 +26,11 @@ Nguyen, Metzler, Peng & Wetzstein, "Depth from defocus with learned optics", ICC
 signed radii, continuing surfaces and invented hidden content are this module's own.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc
@@ -69,10 +72,12 @@ def render_defocus(
         disparity: of the visible surfaces, larger is nearer, in the lens's unit.
         lens: one for all, or one for each image (batch shape `*b`).
         aperture: shape of the blur; static.
-        max_radius_px: static; signed radii beyond it are clamped to it.
+        max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
+            to it within compiled functions.
 
     Raises:
-        ValueError: shapes that do not fit, or a bad `max_radius_px`.
+        ValueError: shapes that do not fit, an image of integers, radii that are not finite or
+            beyond `max_radius_px` (where they are known), a bad `max_radius_px`.
     """
     dtype = compute_dtype(image)
     _check_shapes(image, disparity, "disparity")
@@ -101,12 +106,15 @@ def render_radius(
         signed_radius_px: of the visible surfaces, positive nearer than the focus; a surface of
             greater radius is taken to hide one of smaller radius.
         aperture: shape of the blur; static.
-        max_radius_px: static; signed radii beyond it are clamped to it.
+        max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
+            to it within compiled functions.
 
     Raises:
-        ValueError: shapes that do not fit, or a bad `max_radius_px`.
+        ValueError: shapes that do not fit, an image of integers, radii that are not finite or
+            beyond `max_radius_px` (where they are known), a bad `max_radius_px`.
     """
     _check_shapes(image, signed_radius_px, "signed_radius_px")
+    _check_values(image, signed_radius_px, max_radius_px)
     frame = (image.shape[-3], image.shape[-2])
     hats, dtype = zone_hats(aperture, frame), compute_dtype(image)
     return render_window(
@@ -146,6 +154,28 @@ def _check_shapes(image: Array, plane: Array, name: str) -> None:
         raise ValueError(
             f"image must have the shape of {name} and 3 colours, "
             f"got image {image.shape} and {name} {plane.shape}"
+        )
+
+
+def _check_values(image: Array, signed_radius_px: Array, max_radius_px: float | int) -> None:
+    """Raise for what no lens makes; radii are known outside compiled functions only."""
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"image must be linear light in floating point, got {image.dtype}; srgb_to_linear "
+            "decodes what files hold"
+        )
+    if isinstance(signed_radius_px, Tracer) or signed_radius_px.size == 0:
+        return
+    greatest_px = float(jnp.max(jnp.abs(signed_radius_px)))
+    if not math.isfinite(greatest_px):
+        raise ValueError(
+            f"signed radii must be finite, got {greatest_px}: NaN or infinity in the disparity, or "
+            "a huge blur"
+        )
+    if greatest_px > max_radius_px * (1 + 1e-5):
+        raise ValueError(
+            f"max_radius_px must be at least the greatest radius, {greatest_px:g} px, got "
+            f"{max_radius_px:g}; within compiled functions radii are clamped to it"
         )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bokeh_jax.optics import Disc, Lens, Polygon, render_defocus
+from bokeh_jax.optics.defocus import _check_values
 from bokeh_jax.optics.layer_kernels import interpolating_kernel
 
 SIZE = 16
@@ -231,6 +232,27 @@ def test_bad_options_are_named(options, message):
     image, disparity = float32_scene(0)
     with pytest.raises(ValueError, match=message):
         render_defocus(image, disparity, Lens(0.0, 1.0), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, d: (i, d.at[3, 4].set(jnp.nan)), "signed radii must be finite, got nan"),
+        (lambda i, d: (i, d.at[3, 4].set(jnp.inf)), "signed radii must be finite, got inf"),
+        (lambda i, d: (i, d.at[3, 4].set(9.0)), "at least the greatest radius, 9 px, got 2"),
+    ],
+)
+def test_what_no_lens_makes_is_named_outside_compiled_functions(change, message):
+    image, disparity = float32_scene(0)
+    with pytest.raises(ValueError, match=message):
+        render_defocus(*change(image, disparity), Lens(0.0, 1.0), max_radius_px=2.0)
+
+
+def test_integers_are_not_linear_light():
+    image, disparity = float32_scene(0)
+    # Within the tests the arguments' own types would refuse them before.
+    with pytest.raises(ValueError, match=r"image must be linear light .* got uint8"):
+        _check_values(image.astype(jnp.uint8), disparity, 2.0)
 
 
 def test_a_lens_batch_that_does_not_fit_is_named():
