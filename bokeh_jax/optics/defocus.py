@@ -34,7 +34,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc
-from bokeh_jax.optics.layer_plan import LayerPlan, level_of_stage, plan_layers
+from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.linear import channels, from_channels, kept
 from bokeh_jax.optics.matting import split_silhouettes
@@ -164,6 +164,7 @@ def _check_values(image: Array, signed_radius_px: Array, max_radius_px: float | 
             f"image must be linear light in floating point, got {image.dtype}; srgb_to_linear "
             "decodes what files hold"
         )
+    check_max_radius(max_radius_px)
     if isinstance(signed_radius_px, Tracer) or signed_radius_px.size == 0:
         return
     greatest_px = float(jnp.max(jnp.abs(signed_radius_px)))

@@ -76,7 +76,7 @@ def test_a_focal_stack_holds_the_photographs_of_its_lenses():
     image, disparity = layered_photograph(18)
     images, maps = jnp.stack([image, image[::-1]]), jnp.stack([disparity, 1 - disparity])
     lenses = Lens(jnp.float32([[0.0, 0.5, 1.0], [0.2, 0.4, 0.8]]), 4.0)
-    options = {"aperture": Polygon(5), "max_radius_px": 3.0}
+    options = {"aperture": Polygon(5), "max_radius_px": 4.0}
     pictures = focal_stack(images, maps, lenses, **options)
     assert pictures.shape == (2, 3, 18, 18, 3)
     for b, m in np.ndindex(2, 3):

@@ -122,9 +122,9 @@ def test_photographs_and_layered_scenes_agree_where_nothing_is_hidden(batch):
         ),
     }
     photo = crop_scene(flat, None, size_px=STORED_PX, max_radius_px=RADIUS_PX)
-    layered = photograph_one(scene, focus_disparity=0.9, blur_px=4.0)
+    layered = photograph_one(scene, focus_disparity=0.9, blur_px=3.0)
     window = slice(6, 18)
-    whole = photograph_one(photo, focus_disparity=0.9, blur_px=4.0)[window, window]
+    whole = photograph_one(photo, focus_disparity=0.9, blur_px=3.0)[window, window]
     np.testing.assert_allclose(layered, whole, atol=2e-3)
 
 
