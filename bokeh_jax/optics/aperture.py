@@ -271,22 +271,6 @@ def aperture_kernel(
     return light / light.sum()
 
 
-def kernel_stack(
-    aperture: Shape,
-    signed_radii_px: Float[np.ndarray, " j"],
-    half_size_px: int,
-    *,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "j k k"]:
-    """`aperture_kernel` of every radius, stacked."""
-    return np.stack(
-        [
-            aperture_kernel(aperture, float(radius_px), half_size_px, rim_center=rim_center)
-            for radius_px in signed_radii_px
-        ]
-    )
-
-
 def _cut_by_rim(
     outline: Float[np.ndarray, "n 2"], rim_center: tuple[float, float]
 ) -> Float[np.ndarray, "n 2"]:

@@ -1,14 +1,14 @@
-"""Convolution of many planes with one kernel of the layer, by way of the frequency domain.
+"""Sums of convolutions with wide kernels, by way of the frequency domain.
 
-The photograph continues beyond its frame, so every plane is padded by the kernel's half size with
-copies of its edge before the transform. A circular convolution of the padded plane is then exact
-inside the frame: only the padding can be reached by what wraps around.
+The photograph continues beyond its frame, so every plane comes padded by the kernels' half size
+with copies of its edge. A circular convolution of the padded plane is then exact inside the frame:
+only the padding can be reached by what wraps around. With P_n the planes of layer n::
 
-    blurred = crop(F^-1(F(pad(plane)) F(kernel)))
+    out = crop(F^-1(sum over n of F(P_n) F(k_n)))
 
-Sums over kernels are taken before the inverse transform, which is linear: a sum of any number of
-blurred planes costs one inverse transform. Kernels are transformed where they are used, since the
-spatial kernels of a hundred layers fit in a few megabytes and their transforms do not.
+The sum is taken before the inverse transform, which is linear: any number of layers costs one.
+Kernels are transformed where they are used, since the spatial kernels of a hundred layers fit in a
+few megabytes and their transforms do not.
 
 A kernel that changes over the frame is a sum of constant ones, the result of each weighted with a
 hat function of the frame (`zones`).
@@ -22,12 +22,6 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from bokeh_jax.optics.linear import channels, from_channels
-
-
-def pad_replicate(planes: Float[Array, "*n h w"], margin_px: int) -> Float[Array, "*n hp wp"]:
-    """Continue planes by `margin_px` on every side with their edge values."""
-    margins = [(0, 0)] * (planes.ndim - 2) + [(margin_px, margin_px)] * 2
-    return jnp.pad(planes, margins, mode="edge")
 
 
 def fast_fft_size(size_px: int) -> int:
@@ -61,8 +55,8 @@ def from_spectrum(
     """The frame of a convolution: padding and the kernel's own offset are cut away.
 
     Args:
-        product: sum of products of `spectrum(pad_replicate(planes, half_size_px))` and
-            `spectrum(kernel)`, the kernels all of half size `half_size_px`.
+        product: sum of products of spectra of planes, the frame beginning `half_size_px`
+            inside, and of kernels of that half size.
         fft_shape: real shape of the transforms.
         half_size_px: see above.
         frame: (h, w) of the planes before padding.
@@ -79,43 +73,6 @@ def padded_fft_shape(frame: tuple[int, int], half_size_px: int) -> tuple[int, in
         fast_fft_size(frame[0] + 2 * half_size_px),
         fast_fft_size(frame[1] + 2 * half_size_px),
     )
-
-
-def blur(planes: Float[Array, "*n h w"], kernel: Float[Array, "k k"]) -> Float[Array, "*n h w"]:
-    """Convolve planes with one odd-sized point-spread function, edges replicated.
-
-    Args:
-        planes: any number of planes.
-        kernel: point-spread function with its centre in the middle.
-    """
-    height, width = planes.shape[-2:]
-    hats = (jnp.ones((1, height), planes.dtype), jnp.ones((1, width), planes.dtype))
-    return blur_in_zones(planes, kernel[None], *hats)
-
-
-def blur_in_zones(
-    planes: Float[Array, "*n h w"],
-    kernels: Float[Array, "z k k"],
-    rows: Float[Array, "z h"],
-    columns: Float[Array, "z w"],
-) -> Float[Array, "*n h w"]:
-    """Sum of convolutions, the result of each weighted with its rows[z, y] columns[z, x].
-
-    Args:
-        planes: any number of planes; edges are replicated.
-        kernels: odd-sized point-spread functions, one for each zone.
-        rows, columns: weights of the zones; those of a single zone are taken to be one.
-    """
-    half_size_px = kernels.shape[-1] // 2
-    frame = (planes.shape[-2], planes.shape[-1])
-    fft_shape = padded_fft_shape(frame, half_size_px)
-    transformed = spectrum(pad_replicate(planes, half_size_px), fft_shape)
-
-    def blurred(kernel):
-        transfer = jnp.expand_dims(spectrum(kernel, fft_shape), range(planes.ndim - 2))
-        return from_spectrum(transformed * transfer, fft_shape, half_size_px, frame)
-
-    return sum_over_zones(blurred, kernels, rows, columns, jnp.zeros_like(planes))
 
 
 def blur_sum(

@@ -1,29 +1,24 @@
 """Lens blur of a photograph with a disparity map: layers of fixed signed radius.
 
-Every pixel has the signed radius s(x) = K (d(x) - d_f). Layers lie at fixed signed radii c_j,
-ascending from far to near; hat functions share each pixel out between the two layers around its
-radius. With w_j(x) = max(0, 1 - |s - c_j| / spacing)::
+Every pixel has the signed radius s(x) = K (d(x) - d_f). Layers lie at fixed signed radii
+(`layer_plan`); hat functions share each pixel out between the two layers around its radius. The
+kernels are constants of the layers (`layer_kernels`), so K and d_f act through the hat functions
+alone, and all derivatives are those of smooth sums.
 
-    seen_j   = sum over k <= j of w_k            what is visible at x is here or farther
-    hidden_j = 1 - seen_(j + T_j)                something really nearer hides this layer at x
+1. Pixels on a silhouette hold light of two surfaces and enter every sum with both (`matting`).
+2. The scene is halved as often as the widest kernels allow (`surfaces`).
+3. Neighbouring layers form slabs. Each is averaged over its kernels, with content invented where
+   something nearer hides it, and normalised (`slabs`).
+4. Slabs are composited with "over": F from the widest far kernels on, doubling the resolution on
+   the way; N from the widest near ones on, alone; what is in focus, over F, in between::
 
-A surface that goes on towards the viewer by less than T_j layers hides nothing: x is then neither
-seen nor hidden, and leaves the average. T_j is a pixel of radius plus a share of |c_j|, because the
-wider the kernel, the farther a slanted surface goes on inside it. Where a layer is hidden, its
-opacity a_j = w_j / seen_j and its colour are invented by smooth interpolation (`hidden`). With B_j
-the convolution with the aperture's kernel of radius c_j::
+       out = N + (1 - coverage of N) (focus over F),     divided by the coverage of all
 
-    alpha_j  = B_j(w_j + hidden_j a_j) / B_j(seen_j + hidden_j)
-    color_j  = B_j(w_j I + hidden_j a_j fill_j) / B_j(seen_j + hidden_j)      (premultiplied)
-    out      = over(color_J, ... over(color_1, color_0))
+Where nothing is blurred, only the layer in focus takes part, and the image returns bit for bit.
 
-The normalisation makes a slanted surface, spread over many layers, opaque and free of seams. Pixels
-on a silhouette hold light of two surfaces and enter every sum with both (`matting`).
-
-The kernels are constants of the layers, so K and d_f act through the hat functions alone and all
-derivatives are those of smooth sums. The layered view with conditional opacities follows Ikoma,
-Nguyen, Metzler, Peng & Wetzstein, "Depth from defocus with learned optics", ICCP 2021; fixed
-signed radii, continuing surfaces and invented hidden content are this module's own.
+The layered view with conditional opacities follows Ikoma, Nguyen, Metzler, Peng & Wetzstein, "Depth
+from defocus with learned optics", ICCP 2021; fixed signed radii, continuing surfaces and invented
+hidden content are this module's own.
 """
 
 import math

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bokeh_jax.optics import Disc, Polygon, aperture_kernel
-from bokeh_jax.optics.aperture import is_point_symmetric, kernel_stack
+from bokeh_jax.optics.aperture import is_point_symmetric
 
 SHAPES = [Disc(), Polygon(3, 0.3), Polygon(5, -math.pi / 2, 0.4), Polygon(6, 0.1), Polygon(4, 0, 1)]
 
@@ -77,13 +77,6 @@ def test_point_symmetry_is_what_the_kernel_shows(shape):
     kernel = aperture_kernel(shape, 5.0, 5)
     turned = np.abs(kernel - kernel[::-1, ::-1]).max()
     assert is_point_symmetric(shape) == (turned < 1e-6)
-
-
-def test_a_stack_holds_the_kernels_in_order():
-    radii_px = np.array([-2.0, 0.0, 1.5])
-    stacked = kernel_stack(Polygon(3), radii_px, 3)
-    for radius_px, kernel in zip(radii_px, stacked, strict=True):
-        np.testing.assert_array_equal(kernel, aperture_kernel(Polygon(3), float(radius_px), 3))
 
 
 @pytest.mark.parametrize(

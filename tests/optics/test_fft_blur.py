@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics.blur import blur, fast_fft_size
+from bokeh_jax.optics.blur import blur_sum, fast_fft_size, padded_fft_shape
 
 
 def convolve_directly(plane, kernel):
@@ -25,15 +25,30 @@ def convolve_directly(plane, kernel):
     st.integers(0, 2**32 - 1),
     st.sampled_from([(1, 7), (5, 5), (9, 4), (16, 16)]),
     st.integers(0, 3),
+    st.sampled_from([1, 4]),
 )
-def test_blur_is_the_direct_sum_with_edges_continued(seed, shape, half):
+def test_blurs_are_sums_over_layers_weighted_where_light_arrives(seed, shape, half, num_zones):
     random = np.random.default_rng(seed)
-    planes = random.random((2, 3, *shape), np.float32)
-    kernel = random.random((2 * half + 1, 2 * half + 1), np.float32)
-    blurred = np.asarray(blur(jnp.asarray(planes), jnp.asarray(kernel)))
-    for index in np.ndindex(2, 3):
-        expected = convolve_directly(planes[index], kernel)
-        np.testing.assert_allclose(blurred[index], expected, atol=2e-6 * kernel.sum())
+    # By layer, plane and example.
+    planes = random.random((2, 3, 2, *shape), np.float32)
+    kernels = random.random((2, num_zones, 2 * half + 1, 2 * half + 1), np.float32)
+    hats = tuple(random.random((num_zones, length), np.float32) for length in shape)
+    if num_zones == 1:
+        hats = tuple(np.ones_like(lines) for lines in hats)
+    size = padded_fft_shape(shape, half)
+    after = [(half, full - half - own) for full, own in zip(size, shape, strict=True)]
+    padded = jnp.asarray(np.pad(planes, [(0, 0)] * 3 + after, mode="edge"))
+    layers = [list(layer) for layer in padded]
+    blurred = blur_sum(layers, jnp.asarray(kernels), tuple(map(jnp.asarray, hats)), size, shape)
+    weights = hats[0][:, :, None] * hats[1][:, None, :]
+    for plane, example in np.ndindex(3, 2):
+        expected = sum(
+            weights[z] * convolve_directly(planes[n, plane, example], kernels[n, z])
+            for n, z in np.ndindex(2, num_zones)
+        )
+        np.testing.assert_allclose(
+            blurred[plane][example], expected, atol=4e-6 * kernels.sum(), rtol=0
+        )
 
 
 @pytest.mark.parametrize("size", [*range(1, 70), 241, 632, 1023])

@@ -15,7 +15,6 @@ from bokeh_jax.optics import (
     render_layers,
     render_radius,
 )
-from bokeh_jax.optics.blur import blur_in_zones
 from bokeh_jax.optics.layer_kernels import interpolating_kernel, zone_kernels
 from bokeh_jax.optics.zones import node_positions, zone_hats
 
@@ -57,20 +56,6 @@ def test_kernels_are_cut_on_the_side_away_from_the_middle():
     assert far[6:, 6:].sum() < 0.5 * far[:5, :5].sum()
     # What is nearer than the focus shows the same opening turned.
     np.testing.assert_allclose(kernels[1, 8], far[::-1, ::-1], atol=1e-12)
-
-
-def test_zones_weight_light_where_it_arrives():
-    random = np.random.default_rng(0)
-    planes = random.random((2, 5, 7))
-    kernels, rows, columns = random.random((3, 3, 3)), random.random((3, 5)), random.random((3, 7))
-    total = np.zeros((2, 5, 7))
-    padded = np.pad(planes, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    for kernel, row, column in zip(kernels, rows, columns, strict=True):
-        for dy, dx in np.ndindex(3, 3):
-            shifted = padded[:, 2 - dy : 7 - dy, 2 - dx : 9 - dx]
-            total += kernel[dy, dx] * shifted * np.outer(row, column)
-    arrays = (jnp.float32(a) for a in (planes, kernels, rows, columns))
-    np.testing.assert_allclose(blur_in_zones(*arrays), total, atol=2e-5)
 
 
 def test_a_cat_eye_without_a_cut_is_the_shape_itself():
