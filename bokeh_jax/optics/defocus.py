@@ -25,6 +25,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -162,7 +163,8 @@ def _check_values(image: Array, signed_radius_px: Array, max_radius_px: float | 
     check_max_radius(max_radius_px)
     if isinstance(signed_radius_px, Tracer) or signed_radius_px.size == 0:
         return
-    greatest_px = float(jnp.max(jnp.abs(signed_radius_px)))
+    # On the host: within a compiled function jnp would make a tracer of what is known.
+    greatest_px = float(np.abs(jax.device_get(signed_radius_px)).max())
     if not math.isfinite(greatest_px):
         raise ValueError(
             f"signed radii must be finite, got {greatest_px}: NaN or infinity in the disparity, or "
