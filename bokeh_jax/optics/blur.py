@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from bokeh_jax.optics.linear import channels, from_channels
+from bokeh_jax.optics.small_kernels import crop
 
 
 def fast_fft_size(size_px: int) -> int:
@@ -92,17 +93,32 @@ def blur_sum(
         frame: (h, w) to be kept.
     """
     half_size_px = kernels.shape[-1] // 2
-    spectra = [channels(spectrum(from_channels(tuple(planes)), size)) for planes in layers]
+    pairs = len(layers[0]) // 2
+    paired = [_spectra_of_pairs(planes[: 2 * pairs]) for planes in layers]
+    single = [[spectrum(plane, size) for plane in planes[2 * pairs :]] for planes in layers]
 
     def with_kernels(kernels):
         transfers = transfer(kernels, size)
-        sums = [_dot_complex(planes, transfers) for planes in zip(*spectra, strict=True)]
-        return from_spectrum(from_channels(tuple(sums)), size, half_size_px, frame)
+        halves = [
+            (real[:, : size[1] // 2 + 1], imag[:, : size[1] // 2 + 1]) for real, imag in transfers
+        ]
+        sums = [_dot_complex(planes, transfers) for planes in zip(*paired, strict=True)]
+        blurred = crop(jnp.fft.ifft2(from_channels(tuple(sums))), 2 * half_size_px, frame)
+        planes = [part(pair) for pair in channels(blurred) for part in (jnp.real, jnp.imag)]
+        for spectra in zip(*single, strict=True):
+            product = _dot_complex(spectra, halves)
+            planes.append(from_spectrum(product, size, half_size_px, frame))
+        return from_channels(tuple(planes))
 
     batch = layers[0][0].shape[0]
     nothing = jnp.zeros((batch, len(layers[0]), *frame), layers[0][0].dtype)
     sums = sum_over_zones(with_kernels, kernels.swapaxes(0, 1), *hats, nothing)
     return list(channels(sums))
+
+
+def _spectra_of_pairs(planes: Sequence[Array]) -> tuple[Array, ...]:
+    pairs = [jax.lax.complex(a, b) for a, b in zip(planes[::2], planes[1::2], strict=True)]
+    return channels(jnp.fft.fft2(from_channels(tuple(pairs))))
 
 
 def transfer(
@@ -115,7 +131,7 @@ def transfer(
     """
     (row_cos, row_sin), (col_cos, col_sin) = (
         _waves(length, count, kernels.shape[-1], kernels.dtype)
-        for length, count in zip(size, (size[0], size[1] // 2 + 1), strict=True)
+        for length, count in zip(size, size, strict=True)
     )
     parts = []
     for kernel in kernels:

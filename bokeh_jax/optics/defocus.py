@@ -1,24 +1,23 @@
-"""Lens blur of a photograph with a disparity map: layers of fixed signed radius.
+"""Lens blur of a photograph with a disparity map: slabs of nearly equal signed radius.
 
-Every pixel has the signed radius s(x) = K (d(x) - d_f). Layers lie at fixed signed radii
-(`layer_plan`); hat functions share each pixel out between the two layers around its radius. The
-kernels are constants of the layers (`layer_kernels`), so K and d_f act through the hat functions
-alone, and all derivatives are those of smooth sums.
+Every pixel has the signed radius s(x) = K (d(x) - d_f). Slabs of fixed signed radii share the
+pixels out between them (`layer_plan`). The kernels are constants of the slabs (`layer_kernels`), so
+K and d_f act through weights alone, and all derivatives are those of piecewise smooth sums.
 
 1. Pixels on a silhouette hold light of two surfaces and enter every sum with both (`matting`).
 2. The scene is halved as often as the widest kernels allow (`surfaces`).
-3. Neighbouring layers form slabs. Each is averaged over its kernels, with content invented where
-   something nearer hides it, and normalised (`slabs`).
+3. Each slab is averaged over its kernels, with content invented where something nearer hides it,
+   and normalised (`slabs`).
 4. Slabs are composited with "over": F from the widest far kernels on, doubling the resolution on
    the way; N from the widest near ones on, alone; what is in focus, over F, in between::
 
        out = N + (1 - coverage of N) (focus over F),     divided by the coverage of all
 
-Where nothing is blurred, only the layer in focus takes part, and the image returns bit for bit.
+Where nothing is blurred, only the slab in focus takes part, and the image returns bit for bit.
 
 The layered view with conditional opacities follows Ikoma, Nguyen, Metzler, Peng & Wetzstein, "Depth
-from defocus with learned optics", ICCP 2021; fixed signed radii, continuing surfaces and invented
-hidden content are this module's own.
+from defocus with learned optics", ICCP 2021; fixed signed radii, interpolated kernels, continuing
+surfaces and invented hidden content are this module's own.
 """
 
 import math
@@ -34,16 +33,18 @@ from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_st
 from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.linear import channels, from_channels, kept
 from bokeh_jax.optics.matting import split_silhouettes
-from bokeh_jax.optics.resample import double
+from bokeh_jax.optics.resample import double_smoothly
 from bokeh_jax.optics.slabs import (
     LEAST_COVERAGE,
     SAME_SURFACE_PX,
     Picture,
     Slabs,
     coarse_hats,
+    draw_focus,
     draw_slabs,
     slab_arrays,
 )
+from bokeh_jax.optics.small_kernels import Taps, small_kernel_taps
 from bokeh_jax.optics.surfaces import Scene, coarsen, make_scene
 from bokeh_jax.optics.zones import zone_hats
 
@@ -140,7 +141,7 @@ def render_window(
     signed = jnp.clip(signed, -max_radius_px, max_radius_px)
     planes = jnp.moveaxis(image.astype(dtype).reshape(-1, height, width, 3), -1, 1)
     surfaces = split_silhouettes(planes, signed, SAME_SURFACE_PX)
-    scene = make_scene(planes, surfaces, plan.position)
+    scene = make_scene(planes, surfaces)
     rendered = _render_levels(scene, plan, aperture, hats, frame)
     return jnp.moveaxis(rendered, 1, -1).reshape(image.shape)
 
@@ -198,29 +199,28 @@ def _render_levels(
     for _ in range(last_level + 1):
         scenes.append(kept(coarsen, scenes[-1]))
 
-    def draw(slabs: Slabs, level: int, behind: Picture) -> Picture:
+    def draw(slabs: Slabs, taps: Taps | None, level: int, behind: Picture) -> Picture:
         level_hats = coarse_hats(hats, scenes[level].frame, level)
-        return draw_slabs(scenes[level], scenes[level + 1], slabs, level_hats, behind)
+        return draw_slabs(scenes[level], scenes[level + 1], slabs, taps, level_hats, behind)
 
     widest = scenes[last_level]
     far = near = jax.tree.map(jnp.zeros_like, Picture(widest.image, widest.near))
-    for stage in range(plan.last_stage, 0, -1):
+    for stage in sorted(set(plan.stages), reverse=True):
         level = level_of_stage(stage)
         if far.coverage.shape != scenes[level].near.shape:
             far, near = _double(far), _double(near)
         # One loop over the two sides, so that its body is compiled once.
         sides = (plan.far_slabs(stage), plan.near_slabs(stage))
-        slabs = [
-            slab_arrays(plan, side, level, aperture, frame, near.coverage.dtype) for side in sides
-        ]
+        slabs = [slab_arrays(side, level, aperture, frame, near.coverage.dtype) for side in sides]
         behind = [far, jax.tree.map(jnp.zeros_like, near)]
+        taps = _taps(slabs)
         both = jax.lax.map(
-            lambda side, level=level: draw(side[0], level, side[1]), (_stack(slabs), _stack(behind))
+            lambda side, taps=taps, level=level: draw(side[0], taps, level, side[1]),
+            (_stack(slabs), _stack(behind)),
         )
         far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
         near = _over(near, this)
-    slabs = slab_arrays(plan, plan.focus_slabs(), 0, aperture, frame, near.coverage.dtype)
-    light, coverage = _over(near, draw(slabs, 0, far))
+    light, coverage = _over(near, draw_focus(scenes[0], scenes[1], plan.in_focus, far))
     # Rounding in the transforms may leave less than black, which powers turn into NaN.
     gain = 1 / jnp.maximum(coverage, LEAST_COVERAGE)
     picture = from_channels(tuple(jnp.maximum(color, 0.0) * gain for color in light))
@@ -235,10 +235,20 @@ def _over(front: Picture, back: Picture) -> Picture:
     return Picture((red, green, blue), back.coverage * through + front.coverage)
 
 
+def _taps(sides: list[Slabs]) -> Taps | None:
+    """Taps of all sides' kernels, where sums over them are worth it."""
+    kernels = [side.kernels for side in sides]
+    if not all(isinstance(kernel, np.ndarray) for kernel in kernels):
+        return None
+    return small_kernel_taps(np.concatenate(kernels))
+
+
 def _stack(trees: list):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _double(picture: Picture) -> Picture:
-    red, green, blue, coverage = channels(double(from_channels((*picture.light, picture.coverage))))
+    red, green, blue, coverage = channels(
+        double_smoothly(from_channels((*picture.light, picture.coverage)))
+    )
     return Picture((red, green, blue), coverage)

@@ -24,78 +24,46 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from bokeh_jax.optics.aperture import Aperture, Shape, aperture_kernel
-from bokeh_jax.optics.layer_plan import LayerPlan, Slab
+from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab
+from bokeh_jax.optics.resample import CUBIC, LINEAR
 from bokeh_jax.optics.zones import rim_centers, zone_shape
 
 # Frequency, in cycles a pixel, below which the power of photographs is taken not to rise.
 _LOWEST_FREQUENCY = 0.01
+# How far the kernels of lower resolutions reach beyond the opening, in their pixels.
+_TAIL_PX = 3
 # Sub-pixels along a pixel's side, for radii up to each; odd, so that one lies in the middle.
 _SUBPIXELS = ((2.0, 25), (8.0, 15), (32.0, 7), (math.inf, 3))
 
 
 def slab_kernels(
-    aperture: Aperture,
-    plan: LayerPlan,
-    slabs: tuple[Slab, ...],
-    level: int,
-    frame: tuple[int, int],
+    aperture: Aperture, slabs: tuple[Slab, ...], level: int, frame: tuple[int, int]
 ) -> Float[np.ndarray, "s n z k k"]:
-    """Kernels of the layers of slabs on one level, by slab, layer (the widest first) and zone.
+    """Kernels of the nodes of slabs on one level, by slab, node and zone.
 
-    A slab of fewer layers than others has zeros for those it lacks.
+    A slab of fewer nodes than others has zeros for those it lacks.
 
     Args:
         aperture: the opening.
-        plan: see `layer_plan`.
         slabs: of that level.
         level: the picture is halved that many times.
         frame: (h, w) of the whole photograph.
     """
-    half_size_px = coarse_half_size_px(plan, slabs, level)
-    most = max(slab.last - slab.first + 1 for slab in slabs)
+    half_size_px = kernel_half_size_px(slabs, level)
     shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
     size = 2 * half_size_px + 1
-    kernels = np.zeros((len(slabs), most, len(rims), size, size))
+    kernels = np.zeros((len(slabs), NODES_A_SLAB, len(rims), size, size))
     for s, slab in enumerate(slabs):
-        for n, position in enumerate(outermost_first(slab)):
-            radius_px = plan.signed_radius_px(position)
+        for n, radius_px in enumerate(slab.nodes_px):
             for z, rim in enumerate(rims):
                 kernels[s, n, z] = layer_kernel(shape, radius_px, level, half_size_px, rim)
     return kernels
 
 
-def zone_kernels(
-    aperture: Aperture,
-    signed_radii_px: Float[np.ndarray, " j"],
-    half_size_px: int,
-    frame: tuple[int, int],
-) -> Float[np.ndarray, "j z k k"]:
-    """Kernels at full resolution, by radius and zone.
-
-    Args:
-        aperture: the opening.
-        signed_radii_px: of the layers.
-        half_size_px: a pixel more than the greatest radius, or more.
-        frame: (h, w) of the whole photograph.
-    """
-    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
-    return np.array(
-        [
-            [interpolating_kernel(shape, float(px), half_size_px, rim) for rim in rims]
-            for px in signed_radii_px
-        ]
-    )
-
-
-def outermost_first(slab: Slab) -> list[int]:
-    """Positions of a slab's layers, from the widest kernel to the narrowest."""
-    return sorted(range(slab.first, slab.last + 1), key=abs, reverse=True)
-
-
-def coarse_half_size_px(plan: LayerPlan, slabs: tuple[Slab, ...], level: int) -> int:
+def kernel_half_size_px(slabs: tuple[Slab, ...], level: int) -> int:
     """Half size, even and in pixels of the level, that holds the kernels of slabs on it."""
-    widest_px = max(abs(plan.signed_radius_px(i)) for slab in slabs for i in slab)
-    half_size_px = math.ceil(widest_px / 2**level) + 1
+    widest_px = max((slab.widest_px for slab in slabs), default=0.0)
+    half_size_px = math.ceil(widest_px / 2**level) + (1 if level == 0 else _TAIL_PX)
     # Even, so that a frame padded by it keeps its coarser pixels aligned with pairs of its own.
     return half_size_px + half_size_px % 2
 
@@ -154,7 +122,9 @@ def _coarse_kernel(
     centred = np.zeros((size_px, size_px))
     centred[: len(wanted), : len(wanted)] = wanted
     spectrum = np.fft.fft2(np.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
-    averaging, interpolating = _block_spectra(level, size_px)
+    # Averaging is the transpose of linear doubling.
+    averaging = np.conj(_spread_spectrum(level, size_px, LINEAR)) / block_px
+    interpolating = _spread_spectrum(level, size_px, CUBIC)
     averaging, interpolating = (np.outer(line, line) for line in (averaging, interpolating))
     frequency = np.fft.fftfreq(size_px)
     power = 1 / (frequency[:, None] ** 2 + frequency**2 + _LOWEST_FREQUENCY**2)
@@ -171,20 +141,16 @@ def _coarse_kernel(
     return kernel / kernel.sum()
 
 
-def _block_spectra(
-    level: int, size_px: int
-) -> tuple[Complex[np.ndarray, " f"], Complex[np.ndarray, " f"]]:
-    """Spectra along a line of averaging over blocks and of interpolating back, about a block."""
-    block_px = 2**level
-    average = np.zeros(size_px)
-    average[:block_px] = 1 / block_px
-    # What one coarse pixel becomes when it is doubled `level` times.
+def _spread_spectrum(
+    level: int, size_px: int, weights: tuple[float, ...]
+) -> Complex[np.ndarray, " f"]:
+    """Spectrum along a line of what one coarse pixel becomes when it is doubled `level` times."""
     line, start = np.ones(1), 0
     for _ in range(level):
-        doubled = np.zeros(2 * len(line) + 2)
+        doubled = np.zeros(2 * len(line) + len(weights) - 2)
         for i, value in enumerate(line):
-            doubled[2 * i : 2 * i + 4] += value * np.array([0.25, 0.75, 0.75, 0.25])
-        line, start = doubled, 2 * start - 1
+            doubled[2 * i : 2 * i + len(weights)] += value * np.array(weights)
+        line, start = doubled, 2 * start - (len(weights) // 2 - 1)
     spread = np.zeros(size_px)
     spread[: len(line)] = line
-    return np.conj(np.fft.fft(average)), np.fft.fft(np.roll(spread, start))
+    return np.fft.fft(np.roll(spread, start))

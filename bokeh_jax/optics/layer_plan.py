@@ -1,118 +1,145 @@
-"""Which radii have a layer, at which resolution each is blurred, and which share an occlusion.
+"""Which radii have a kernel, at which resolution each is blurred, and which share an occlusion.
 
 A function of the largest radius alone, fixed when the renderer is compiled.
 
-**Radii.** A pixel whose radius lies between two layers is blurred with a mixture of both kernels.
-What that costs falls with the radius, so the layers move apart::
+**Slabs.** Surfaces of nearly the same radius are averaged together and composited at once; what
+lies so close in depth does not hide one another. On either side of the focus the slabs reach over
+these radii, and surfaces between two slabs belong to both in linear shares::
 
-    0, 0.5, ... 4 px,    5, ... 12 px,    14, ... 20 px,    24, 28 ... 64 px,    72, 80 ... px
+    0.5 .. 2,    2.5 .. 4.5,    5.5 .. 8.5,    9.5 .. 14,    16 .. 24 px,
+
+    from there on 7/6 of the last slab's end .. 3/2 of the own start
+
+What is in focus is a slab of its own, so that it stays bit for bit. The outermost slab ends at the
+largest radius.
+
+**Nodes.** A slab has kernels for three radii, its ends and its middle. In between, the kernel of
+radius r is interpolated by Lagrange's polynomials (`Slab.polynomials`)::
+
+    k_r = sum over nodes j of l_j(r) k_j,      l_j(r_i) = 1 if i = j else 0
+
+which costs three kernels where a mixture of the two nearest would need five for the same error.
 
 **Stages.** Kernels up to 2 px are summed pixel by pixel (stage 0). Wider ones go through the
-frequency domain: at full resolution up to 6 px (stage 1), and because a kernel of radius r passes
-little above the frequency 1/r, on halved pictures up to 32 px (stage 2), and one more halving for
-every doubling of that.
-
-**Slabs.** Two neighbouring layers of one stage and side are composited at once: what lies so close
-together in depth does not hide one another. The layer in focus is a slab of its own, so that what
-is in focus stays bit for bit.
+frequency domain: at full resolution up to 4.5 px (stage 1), and because a kernel of radius r passes
+little above the frequency 1/r, on halved pictures up to 24 px (stage 2), and one more halving for
+every two slabs after that.
 """
 
 import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
-# (largest radius, distance of the layers up to it); the last distance doubles with the radius.
-_SPACINGS_PX = ((4.0, 0.5), (12.0, 1.0), (20.0, 2.0), (64.0, 4.0))
-_SUMMED_PX = 2.0
-_FULL_RESOLUTION_PX = 6.0
-_HALF_RESOLUTION_PX = 32.0
-_LAYERS_A_SLAB = 2
+# (first radius, last radius, stage) of the slabs on one side of the focus.
+_SLABS_PX = ((0.5, 2.0, 0), (2.5, 4.5, 1), (5.5, 8.5, 2), (9.5, 14.0, 2), (16.0, 24.0, 2))
+# Beyond the table: where a slab starts, relative to the end of the last one, and where it ends.
+_NEXT_START, _NEXT_END = 7 / 6, 3 / 2
+_SLABS_A_STAGE = 2
+NODES_A_SLAB = 3
+# A slab that is cut to less than this share of its width needs no node in its middle.
+_NARROW = 0.25
+# ... and one cut to less than this is its end alone.
+_NOTHING = 0.02
 
 
 class Slab(NamedTuple):
-    """Neighbouring layers that are composited at once.
+    """Surfaces that are averaged together.
 
     Attributes:
-        first, last: positions of the farthest and the nearest layer, see `LayerPlan`.
+        nodes_px: signed radii that have a kernel, from far to near, so ascending.
+        before_px: signed radius, below the first node's, from which on a surface belongs in part.
+        after_px: signed radius, above the last node's, up to which a surface belongs in part.
     """
 
-    first: int
-    last: int
+    nodes_px: tuple[float, ...]
+    before_px: float
+    after_px: float
+
+    @property
+    def widest_px(self) -> float:
+        """The largest radius."""
+        return max(abs(self.nodes_px[0]), abs(self.nodes_px[-1]))
+
+    def mirrored(self) -> "Slab":
+        """The slab on the other side of the focus."""
+        nodes_px = tuple(-node_px for node_px in reversed(self.nodes_px))
+        return Slab(nodes_px, -self.after_px, -self.before_px)
+
+    def polynomials(self, count: int) -> Float[np.ndarray, "n n"]:
+        """Lagrange's polynomials of the nodes, in powers of the place within the slab.
+
+        The place runs from -1 at the first node to 1 at the last. Rows of zeros stand for the nodes
+        that the slab lacks.
+        """
+        own = len(self.nodes_px)
+        result = np.zeros((count, count))
+        if own == 1:
+            result[0, 0] = 1.0
+            return result
+        place = np.interp(self.nodes_px, (self.nodes_px[0], self.nodes_px[-1]), (-1.0, 1.0))
+        result[:own, :own] = np.linalg.inv(np.vander(place, increasing=True)).T
+        return result
 
 
 class LayerPlan(NamedTuple):
-    """The layers of a renderer.
+    """The slabs of a renderer.
 
     Attributes:
-        radii_px: not negative, ascending from 0; the layer of signed radius +- radii_px[i] has
-            the position +- i.
-        stages: of each radius.
+        in_focus: the slab of radius zero.
+        near: those in front of the focus, from the focus on.
+        stages: of each.
     """
 
-    radii_px: tuple[float, ...]
+    in_focus: Slab
+    near: tuple[Slab, ...]
     stages: tuple[int, ...]
+
+    @property
+    def far(self) -> tuple[Slab, ...]:
+        """Those behind the focus, from the focus on."""
+        return tuple(slab.mirrored() for slab in self.near)
 
     @property
     def last_stage(self) -> int:
         """The stage of the widest kernels."""
-        return self.stages[-1]
+        return self.stages[-1] if self.stages else 0
+
+    @property
+    def widest_px(self) -> float:
+        """The largest radius."""
+        return self.near[-1].widest_px if self.near else 0.0
 
     def near_slabs(self, stage: int) -> tuple[Slab, ...]:
         """Slabs of one stage in front of the focus, from the farthest to the nearest."""
-        indices = [i for i, own in enumerate(self.stages) if own == stage and i > 0]
-        groups = [indices[i : i + _LAYERS_A_SLAB] for i in range(0, len(indices), _LAYERS_A_SLAB)]
-        return tuple(Slab(group[0], group[-1]) for group in groups)
+        pairs = zip(self.near, self.stages, strict=True)
+        return tuple(slab for slab, own in pairs if own == stage)
 
     def far_slabs(self, stage: int) -> tuple[Slab, ...]:
         """Slabs of one stage behind the focus, from the farthest to the nearest."""
-        return tuple(Slab(-slab.last, -slab.first) for slab in reversed(self.near_slabs(stage)))
-
-    def focus_slabs(self) -> tuple[Slab, ...]:
-        """Those of stage 0 and the layer in focus, from the farthest to the nearest."""
-        return (*self.far_slabs(0), Slab(0, 0), *self.near_slabs(0))
-
-    def signed_radius_px(self, position: int) -> float:
-        """Signed radius of a layer."""
-        return math.copysign(self.radii_px[abs(position)], position)
-
-    def position(self, signed_radius_px: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """Where signed radii lie among the layers, linearly in between; smooth through zero."""
-        dtype = signed_radius_px.dtype
-        total = jnp.zeros_like(signed_radius_px)
-        for start, stop, layers in self._runs():
-            slope = jnp.asarray(layers / (stop - start), dtype)
-            if start == 0:
-                total += slope * jnp.clip(signed_radius_px, -stop, stop)
-            else:
-                near = jnp.clip(signed_radius_px, start, stop) - start
-                far = jnp.clip(signed_radius_px, -stop, -start) + start
-                total += slope * (near + far)
-        return total
-
-    def _runs(self) -> list[tuple[float, float, int]]:
-        """Stretches of evenly spaced layers: (first radius, last radius, number of spaces)."""
-        runs: list[tuple[float, float, int]] = []
-        for low, high in zip(self.radii_px, self.radii_px[1:], strict=False):
-            if runs and math.isclose((runs[-1][1] - runs[-1][0]) / runs[-1][2], high - low):
-                runs[-1] = (runs[-1][0], high, runs[-1][2] + 1)
-            else:
-                runs.append((low, high, 1))
-        return runs
+        return tuple(slab.mirrored() for slab in reversed(self.near_slabs(stage)))
 
 
 def plan_layers(max_radius_px: float | int) -> LayerPlan:
-    """The layers for radii up to `max_radius_px`; the last layer lies at it or beyond.
+    """The slabs for radii up to `max_radius_px`.
 
     Raises:
         ValueError: a radius that is negative or not finite.
     """
     check_max_radius(max_radius_px)
-    radii_px = [0.0]
-    while radii_px[-1] < max_radius_px:
-        radii_px.append(radii_px[-1] + _spacing_px(radii_px[-1]))
-    return LayerPlan(tuple(radii_px), tuple(_stage(radius_px) for radius_px in radii_px))
+    nodes_px: list[tuple[float, ...]] = [(0.0,)]
+    stages: list[int] = []
+    while nodes_px[-1][-1] < max_radius_px:
+        start_px, end_px, stage = _range(len(stages))
+        first_px, last_px = min(start_px, max_radius_px), min(end_px, max_radius_px)
+        nodes_px.append(_nodes_px(first_px, last_px, (last_px - first_px) / (end_px - start_px)))
+        stages.append(stage)
+    # Nothing lies beyond the outermost slab, so any distance will do.
+    ends_px = [*(nodes[0] for nodes in nodes_px[1:]), nodes_px[-1][-1] + 1.0]
+    starts_px = [-ends_px[0], *(nodes[-1] for nodes in nodes_px[:-1])]
+    in_focus, *near = map(Slab, nodes_px, starts_px, ends_px)
+    return LayerPlan(in_focus, tuple(near), tuple(stages))
 
 
 def level_of_stage(stage: int) -> int:
@@ -126,17 +153,24 @@ def check_max_radius(max_radius_px: float | int) -> None:
         raise ValueError(f"max_radius_px must be finite and >= 0, got {max_radius_px}")
 
 
-def _spacing_px(radius_px: float) -> float:
-    for stop_px, spacing_px in _SPACINGS_PX:
-        if radius_px < stop_px:
-            return spacing_px
-    last_px, spacing_px = _SPACINGS_PX[-1]
-    return spacing_px * 2.0 ** (1 + math.floor(math.log2(radius_px / last_px)))
+def _range(index: int) -> tuple[float, float, int]:
+    """First and last radius of a slab, counted from the focus, and its stage."""
+    beyond = index - len(_SLABS_PX) + 1
+    if beyond <= 0:
+        return _SLABS_PX[index]
+    _, last_px, last_stage = _SLABS_PX[-1]
+    start_px = last_px * _NEXT_START * (_NEXT_START * _NEXT_END) ** (beyond - 1)
+    return start_px, start_px * _NEXT_END, last_stage + -(-beyond // _SLABS_A_STAGE)
 
 
-def _stage(radius_px: float) -> int:
-    if radius_px <= _SUMMED_PX:
-        return 0
-    if radius_px <= _FULL_RESOLUTION_PX:
-        return 1
-    return 2 + max(0, math.ceil(math.log2(radius_px / _HALF_RESOLUTION_PX)))
+def _nodes_px(first_px: float, last_px: float, share: float) -> tuple[float, ...]:
+    """The radii of a slab that have a kernel, given the share of its width that is left."""
+    if share < _NOTHING:
+        return (last_px,)
+    if share < _NARROW:
+        return (first_px, last_px)
+    # The ends and, with three nodes, the middle: Chebyshev's points of the second kind.
+    turn = np.linspace(np.pi, 0.0, NODES_A_SLAB)
+    middle_px, half_px = (first_px + last_px) / 2, (last_px - first_px) / 2
+    inner_px = (middle_px + half_px * np.cos(turn))[1:-1]
+    return (first_px, *(float(px) for px in inner_px), last_px)

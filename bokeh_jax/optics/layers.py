@@ -16,19 +16,18 @@ aperture with point symmetry blurs alike on both sides of the focus plane, so ha
 but one layer are in focus; behind two blurred layers it is an approximation of about 40 dB.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
 from bokeh_jax.optics.blur import from_spectrum, padded_fft_shape, spectrum, sum_over_zones
 from bokeh_jax.optics.defocus import compute_dtype
-from bokeh_jax.optics.layer_kernels import zone_kernels
+from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, plan_layers
 from bokeh_jax.optics.lens import Lens
+from bokeh_jax.optics.slabs import Slabs, slab_arrays
+from bokeh_jax.optics.small_kernels import crop
 from bokeh_jax.optics.zones import zone_hats
 
 # Least share of a kernel that is divided by; a layer's radius would have to vary by a pixel
@@ -65,9 +64,8 @@ def render_layers(
         ValueError: shapes that do not fit, or a bad `max_radius_px` or `margin_px`.
     """
     _check_layers(layers_rgba, layer_disparity, margin_px)
-    plan = plan_layers(max_radius_px)
-    half_size_px = math.ceil(plan.radii_px[-1]) + 1
-    dtype = compute_dtype(layers_rgba)
+    plan, dtype = plan_layers(max_radius_px), compute_dtype(layers_rgba)
+    half_size_px = kernel_half_size_px(plan.near, 0)
     stored = _with_margin(layers_rgba.astype(dtype), margin_px, half_size_px)
     batch, (count, height, width) = stored.shape[:-4], stored.shape[-4:-1]
     frame = (height - 2 * half_size_px, width - 2 * half_size_px)
@@ -75,8 +73,8 @@ def render_layers(
     tall = disparity.reshape(*batch, count * height, width)
     signed = jnp.clip(lens.signed_radius_px(tall), -max_radius_px, max_radius_px)
     planes = jnp.moveaxis(_premultiplied(stored), -1, -3).reshape(-1, 4, height, width)
-    position = plan.position(signed).reshape(-1, 1, height, width)
-    blurred = _blur_by_position(planes, position, plan, half_size_px, aperture)
+    signed = signed.reshape(-1, 1, height, width)
+    blurred = _blur_by_radius(planes, signed, plan, half_size_px, aperture)
     return _over(jnp.moveaxis(blurred.reshape(*batch, count, 4, *frame), -3, -1))
 
 
@@ -119,9 +117,9 @@ def plane_disparity(
     return a * x.reshape(*lead, 1, -1) + b * y.reshape(*lead, -1, 1) + c
 
 
-def _blur_by_position(
+def _blur_by_radius(
     planes: Float[Array, "n 4 hp wp"],
-    position: Float[Array, "n 1 hp wp"],
+    signed_px: Float[Array, "n 1 hp wp"],
     plan: LayerPlan,
     half_size_px: int,
     aperture: Aperture,
@@ -129,51 +127,54 @@ def _blur_by_position(
     """Blur padded premultiplied planes, each pixel with the kernel of its own radius."""
     height, width = planes.shape[-2:]
     frame = (height - 2 * half_size_px, width - 2 * half_size_px)
-    fft_shape = padded_fft_shape(frame, half_size_px)
-    count = len(plan.radii_px)
-    blurring = np.arange(1, count)
-    if is_point_symmetric(aperture):
-        position = jnp.abs(position)
-    else:
-        blurring = np.concatenate([-blurring[::-1], blurring])
-    inner = (
-        slice(half_size_px, half_size_px + frame[0]),
-        slice(half_size_px, half_size_px + frame[1]),
-    )
     opaque = jnp.concatenate([planes, jnp.ones_like(planes[:, :1])], axis=1)
-
-    def weighted(layer):
-        return opaque * jnp.maximum(0.0, 1 - jnp.abs(position - layer))
-
-    def add_layer(total, layer_and_kernel):
-        layer, kernel = layer_and_kernel
-        is_used = jnp.any(jnp.abs(position - layer) < 1)
-
-        def add(total):
-            transfer = spectrum(kernel, fft_shape)[None, None]
-            return total + spectrum(weighted(layer), fft_shape) * transfer
-
-        return jax.lax.cond(is_used, add, lambda total: total, total), None
-
-    sharp = weighted(0.0)[..., inner[0], inner[1]]
-    if len(blurring) == 0:
+    in_focus = jnp.maximum(0.0, 1 - jnp.abs(signed_px) / plan.in_focus.after_px)
+    sharp = crop(opaque * in_focus, half_size_px, frame)
+    if not plan.near:
         return sharp[:, :4]
-    nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
-    add_layer = jax.checkpoint(add_layer, prevent_cse=False)
-
-    def blurred(kernels):
-        layers = (jnp.asarray(blurring, planes.dtype), kernels)
-        total, _ = jax.lax.scan(add_layer, nothing, layers)
-        return from_spectrum(total, fft_shape, half_size_px, frame)
-
-    radii_px = np.array([plan.signed_radius_px(int(layer)) for layer in blurring])
-    kernels = zone_kernels(aperture, radii_px, half_size_px, frame).swapaxes(0, 1)
+    sides = plan.near
+    if is_point_symmetric(aperture):
+        signed_px = jnp.abs(signed_px)
+    else:
+        sides = (*plan.far, *plan.near)
+    slabs = slab_arrays(sides, 0, aperture, frame, planes.dtype)
     rows, columns = (jnp.asarray(lines, planes.dtype) for lines in zone_hats(aperture, frame))
     sums = sum_over_zones(
-        blurred, jnp.asarray(kernels, planes.dtype), rows, columns, jnp.zeros_like(sharp)
+        lambda kernels: _blur_slabs(opaque, signed_px, slabs._replace(kernels=kernels), frame),
+        jnp.moveaxis(jnp.asarray(slabs.kernels), 2, 0),
+        rows,
+        columns,
+        jnp.zeros_like(sharp),
     )
     sums = sharp + sums
     return sums[:, :4] / jnp.maximum(sums[:, 4:], _LEAST_COVERAGE)
+
+
+def _blur_slabs(
+    opaque: Float[Array, "n 5 hp wp"],
+    signed_px: Float[Array, "n 1 hp wp"],
+    slabs: Slabs,
+    frame: tuple[int, int],
+) -> Float[Array, "n 5 h w"]:
+    """Sum over slabs and their nodes, for one zone; slabs without any pixel are skipped."""
+    half_size_px = slabs.kernels.shape[-1] // 2
+    fft_shape = padded_fft_shape(frame, half_size_px)
+
+    def add_slab(total, slab: Slabs):
+        weight = slab.weight(signed_px)
+
+        def add(total):
+            for node, kernel in enumerate(slab.kernels):
+                planes = opaque * (weight * slab.node_share(node, signed_px))
+                total += spectrum(planes, fft_shape) * spectrum(kernel, fft_shape)[None, None]
+            return total
+
+        return jax.lax.cond(jnp.any(weight > 0), add, lambda total: total, total), None
+
+    nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
+    add_slab = jax.checkpoint(add_slab, prevent_cse=False)
+    total, _ = jax.lax.scan(add_slab, nothing, jax.tree.map(jnp.asarray, slabs))
+    return from_spectrum(total, fft_shape, half_size_px, frame)
 
 
 def _over(premultiplied: Float[Array, "*b l h w 4"]) -> Float[Array, "*b h w 3"]:

@@ -66,8 +66,8 @@ def split_silhouettes(
     Returns:
         Where a pixel is not on a silhouette, all of its light with its own surface, bit for bit.
     """
-    highest = _highest_of_neighbours(signed_radius_px)
-    lowest = -_highest_of_neighbours(-signed_radius_px)
+    highest = highest_of_neighbours(signed_radius_px)
+    lowest = -highest_of_neighbours(-signed_radius_px)
     silhouette = jnp.clip((highest - lowest) / same_surface_px - 1, 0, 1)
     is_near = (highest - signed_radius_px) <= (signed_radius_px - lowest)
     near_px = jnp.where(is_near, signed_radius_px, highest)
@@ -128,8 +128,9 @@ def _unmix(
     return share, (lights[0], lights[1], lights[2])
 
 
-def _highest_of_neighbours(plane: Float[Array, "b 1 h w"]) -> Float[Array, "b 1 h w"]:
+def highest_of_neighbours(plane: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
     """The greatest value in each pixel's 3 x 3 neighbourhood."""
-    padded = jnp.pad(plane, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-jnp.inf)
+    margins = [(0, 0)] * (plane.ndim - 2) + [(1, 1), (1, 1)]
+    padded = jnp.pad(plane, margins, constant_values=-jnp.inf)
     rows = jnp.maximum(jnp.maximum(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
     return jnp.maximum(jnp.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])

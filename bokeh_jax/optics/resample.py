@@ -13,7 +13,11 @@ for the same reason: those of strided planes would be paddings between pixels. R
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.linear import with_transpose
+from bokeh_jax.optics.linear import kept, with_transpose
+
+# What one pixel becomes along a line when it is doubled: linear, and the cubic B-spline's.
+LINEAR = (0.25, 0.75, 0.75, 0.25)
+CUBIC = tuple(weight / 384 for weight in (1, 27, 121, 235, 235, 121, 27, 1))
 
 Planes = Float[Array, "*n h w"]
 
@@ -31,6 +35,16 @@ def quarters(planes: Planes) -> tuple[Float[Array, "*n h2 w2"], ...]:
 def double(planes: Planes) -> Float[Array, "*n h2 w2"]:
     """Bilinear interpolation to twice the size, pixel centres aligned, edges replicated."""
     return _double(planes)
+
+
+def double_smoothly(planes: Planes) -> Float[Array, "*n h2 w2"]:
+    """Twice the size by cubic B-splines: few images of the coarse grid, but some blur."""
+    return kept(lambda planes: _cubic_lines(_cubic_lines(planes, -2), -1), planes)
+
+
+def shrink(planes: Planes) -> Float[Array, "*n h2 w2"]:
+    """Half the size, by the transpose of doubling: weights [1 3 3 1] / 8 along either axis."""
+    return _shrink(planes)
 
 
 def _strided(planes: Planes) -> tuple[Array, ...]:
@@ -106,3 +120,22 @@ def _take(planes: Planes, axis: int, chosen: slice) -> Array:
 
 
 _double = with_transpose(_double_both, _gather_both)
+_shrink = with_transpose(
+    lambda planes: 0.25 * _gather_both(planes), lambda shrunk: 0.25 * _double_both(shrunk)
+)
+
+
+def _cubic_lines(planes: Planes, axis: int) -> Array:
+    """Doubling along one axis with the weights `CUBIC`; edges replicated."""
+    size = planes.shape[axis]
+    margins = [(0, 0)] * planes.ndim
+    margins[axis] = (2, 2)
+    padded = jnp.pad(planes, margins, mode="edge")
+    around = [_take(padded, axis, slice(first, first + size)) for first in range(5)]
+    pair = (
+        sum(weight * plane for weight, plane in zip(weights, planes_there, strict=True))
+        for weights, planes_there in ((CUBIC[7::-2], around[:4]), (CUBIC[6::-2], around[1:]))
+    )
+    shape = list(planes.shape)
+    shape[axis] *= 2
+    return jnp.stack(tuple(pair), axis=planes.ndim + axis + 1).reshape(shape)

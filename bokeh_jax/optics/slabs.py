@@ -1,27 +1,30 @@
-"""Drawing the slabs of one level over what lies farther.
+"""Drawing the slabs of one stage over what lies farther.
 
-A slab holds neighbouring layers k, at positions among the layers (see `layer_plan`) that run from
-far to near. Its weight w is the sum of their hat functions w_k. With the slab's nearest layer n,
-and T_n layers making up a pixel of radius plus a share of the radius::
+A slab (see `layer_plan`) holds the surfaces between two signed radii, with w the share of a pixel
+that belongs to it. Its kernel for the radius r is interpolated between those of its nodes, so with
+l_j the interpolation's weights and B_j the convolution with node j's kernel, a plane P is blurred
+by sum over j of B_j(l_j(r) P). What is drawn depends on two more shares of every pixel::
 
-    seen   = share of surfaces at n or farther      what is visible here is it, or farther
-    hidden = 1 - share at n + T_n or farther        something really nearer hides it here
+    seen   = share of surfaces in the slab or farther    what is visible here is it, or farther
+    hidden = share of surfaces nearer than its nearest end by T or more: really hiding it here
 
-A surface that goes on towards the viewer by less than T_n hides nothing: it is then neither seen
-nor hidden, and leaves the average. The share grows with the radius, because the wider the kernel,
-the farther a slanted surface goes on inside it.
+T is a pixel of radius plus a share of the slab's own radius. A surface that goes on towards the
+viewer by less than T hides nothing: it is then neither seen nor hidden, and leaves the average.
+The share grows with the radius, because the wider the kernel, the farther a slanted surface goes on
+inside it.
 
-Where the slab is hidden, its opacity a = w / seen and its colour c are invented by interpolation
-from where they are seen (`hidden`), on the next coarser level: invented content is smooth. With B_k
-the convolution with layer k's kernel and m the widest of them::
+Where the slab is hidden, its opacity a = w / seen, its colour c and its radius q are invented by
+interpolation from where they are seen (`hidden`), on the next coarser level: invented content is
+smooth. With p the radius of the surface that is seen, I the light of the pixel::
 
-    opaque  = sum over k of B_k(w_k)  + B_m(hidden a)
-    color   = sum over k of B_k(w_k I) + B_m(hidden a c)          premultiplied
-    covered = opaque + B_m(seen - w + hidden - hidden a)
+    opaque  = sum over j of B_j(l_j(p) w   + l_j(q) hidden a)
+    color   = sum over j of B_j(l_j(p) w I + l_j(q) hidden a c)              premultiplied
+    covered = sum over j of B_j(l_j(p) w   + l_j(q) (seen - w + hidden))
     alpha   = opaque / covered,      over:  out <- out (1 - alpha) + color / covered
 
-The normalisation makes a slanted surface, spread over many slabs, opaque and free of seams. Sums
-over k are taken in the frequency domain: a slab costs one inverse transform.
+What is not the slab counts with the kernel that the slab would have there, so that a surface at a
+fixed distance is covered exactly. The normalisation makes a slanted surface, spread over many
+slabs, opaque and free of seams.
 """
 
 from typing import NamedTuple
@@ -29,28 +32,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture
 from bokeh_jax.optics.blur import blur_sum, fast_fft_size
 from bokeh_jax.optics.hidden import fill_coarse
-from bokeh_jax.optics.layer_kernels import outermost_first, slab_kernels
-from bokeh_jax.optics.layer_plan import LayerPlan, Slab
+from bokeh_jax.optics.layer_kernels import slab_kernels
+from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab
 from bokeh_jax.optics.linear import channels, from_channels
 from bokeh_jax.optics.local_color import Plane
 from bokeh_jax.optics.matting import Colors
 from bokeh_jax.optics.resample import double
-from bokeh_jax.optics.small_kernels import crop, small_kernel_taps, sum_taps
+from bokeh_jax.optics.small_kernels import Taps, sum_taps
 from bokeh_jax.optics.surfaces import Scene, pad_to
 
-# What is nearer by less than this, plus this share of the layer's own radius, hides nothing: it is
+# What is nearer by less than this, plus this share of the slab's own radius, hides nothing: it is
 # the same surface going on. Slopes of 0.2 px a pixel lose 15 dB without the share.
 SAME_SURFACE_PX = 1.0
 SAME_SURFACE_SHARE = 0.4
 # Least covered share of a kernel that is divided by; below it rounding would be amplified.
 LEAST_COVERAGE = 1e-2
-# Position of a layer that a slab lacks: no surface comes near it.
-_NOWHERE = -1e6
 
 
 class Picture(NamedTuple):
@@ -61,28 +62,55 @@ class Picture(NamedTuple):
 
 
 class Slabs(NamedTuple):
-    """What tells the slabs of a stage apart, one row for each, from far to near.
+    """What tells the slabs of a stage apart, one row for each, from far to near; radii in pixels.
 
     NumPy arrays where they are made, so that constants are known as such; traced in the loop.
 
     Attributes:
-        first, last: positions of the farthest and the nearest layer.
-        beyond: position from which on a surface hides the slab.
-        layers: positions of the layers, that of the widest kernel first.
-        kernels: of the layers, by zone.
-        is_sharp: the slab of the layer in focus.
+        before, first, last, after: signed radii between which a surface belongs to the slab, in
+            full from first to last.
+        hidden: signed radii of a surface that begins to hide the slab and of one that hides it.
+        polynomials: see `Slab.polynomials`.
+        kernels: of the nodes, by zone.
     """
 
+    before: Float[Array, " s"]
     first: Float[Array, " s"]
     last: Float[Array, " s"]
-    beyond: Float[Array, " s"]
-    layers: Float[Array, "s n"]
+    after: Float[Array, " s"]
+    hidden: Float[Array, "s 2"]
+    polynomials: Float[Array, "s n n"]
     kernels: Float[Array, "s n z k k"]
-    is_sharp: Bool[Array, " s"]
+
+    def weight(self, signed_px: Array) -> Array:
+        """Share of a surface that belongs to the slab."""
+        rising = _ramp(signed_px, self.before, self.first)
+        return jnp.minimum(rising, 1 - _ramp(signed_px, self.last, self.after))
+
+    def up_to(self, signed_px: Array) -> Array:
+        """Share of a surface that belongs to the slab or to farther ones."""
+        return 1 - _ramp(signed_px, self.last, self.after)
+
+    def hides(self, signed_px: Array) -> Array:
+        """Whether a surface hides the slab, between 0 and 1."""
+        return _ramp(signed_px, self.hidden[0], self.hidden[1])
+
+    def node_share(self, node: int, signed_px: Array) -> Array:
+        """How much of a node's kernel makes up the kernel of a radius; one in sum over the nodes.
+
+        Radii outside the slab have the kernel of its nearest end.
+        """
+        middle, half = (self.last + self.first) / 2, (self.last - self.first) / 2
+        place = (jnp.clip(signed_px, self.first, self.last) - middle) / jnp.where(
+            half > 0, half, 1.0
+        )
+        share = jnp.zeros_like(place)
+        for factor in self.polynomials[node][::-1]:
+            share = share * place + factor
+        return share
 
 
 def slab_arrays(
-    plan: LayerPlan,
     slabs: tuple[Slab, ...],
     level: int,
     aperture: Aperture,
@@ -90,33 +118,22 @@ def slab_arrays(
     dtype: jnp.dtype,
 ) -> Slabs:
     """Slabs of one level as arrays, with their kernels."""
-    kernels = slab_kernels(aperture, plan, slabs, level, frame)
-    layers = np.full(kernels.shape[:2], _NOWHERE)
-    for s, slab in enumerate(slabs):
-        positions = outermost_first(slab)
-        layers[s, : len(positions)] = positions
     rows = {
-        "first": np.array([slab.first for slab in slabs], dtype),
-        "last": np.array([slab.last for slab in slabs], dtype),
-        "beyond": np.array([_position_beyond(plan, slab) for slab in slabs], dtype),
-        "layers": layers.astype(dtype),
-        "kernels": kernels.astype(dtype),
-        "is_sharp": np.array([slab.first == slab.last == 0 for slab in slabs]),
+        "before": [slab.before_px for slab in slabs],
+        "first": [slab.nodes_px[0] for slab in slabs],
+        "last": [slab.nodes_px[-1] for slab in slabs],
+        "after": [slab.after_px for slab in slabs],
+        "hidden": [_hiding_px(slab) for slab in slabs],
+        "polynomials": [slab.polynomials(NODES_A_SLAB) for slab in slabs],
+        "kernels": slab_kernels(aperture, slabs, level, frame),
     }
-    return Slabs(**rows)
+    return Slabs(**{name: np.asarray(row, dtype) for name, row in rows.items()})
 
 
-def _position_beyond(plan: LayerPlan, slab: Slab) -> float:
-    """The position of a surface that is no longer this one going on."""
-    widest_px = plan.radii_px[max(abs(slab.first), abs(slab.last))]
-    beyond_px = plan.signed_radius_px(slab.last) + SAME_SURFACE_PX + SAME_SURFACE_SHARE * widest_px
-    signed_px = [
-        plan.signed_radius_px(i) for i in range(1 - len(plan.radii_px), len(plan.radii_px))
-    ]
-    if beyond_px > signed_px[-1]:
-        return float(len(plan.radii_px))
-    position = np.interp(beyond_px, signed_px, np.arange(len(signed_px)) - len(plan.radii_px) + 1)
-    return max(slab.last + 1.0, float(position))
+def _hiding_px(slab: Slab) -> tuple[float, float]:
+    """Signed radii of a surface that is no longer this one going on."""
+    beyond_px = slab.nodes_px[-1] + SAME_SURFACE_PX + SAME_SURFACE_SHARE * slab.widest_px
+    return beyond_px, beyond_px + slab.after_px - slab.nodes_px[-1]
 
 
 def coarse_hats(
@@ -132,10 +149,27 @@ def coarse_hats(
     return averaged(hats[0], size[0]), averaged(hats[1], size[1])
 
 
+def draw_focus(scene: Scene, coarser: Scene, in_focus: Slab, behind: Picture) -> Picture:
+    """Draw what is in focus, which no kernel blurs, over what lies farther."""
+    rows = {
+        "before": in_focus.before_px,
+        "first": 0.0,
+        "last": 0.0,
+        "after": in_focus.after_px,
+        "hidden": _hiding_px(in_focus),
+        "polynomials": in_focus.polynomials(1),
+        "kernels": np.ones((1, 1, 1, 1)),
+    }
+    slab = Slabs(**{name: jnp.asarray(row, scene.near.dtype) for name, row in rows.items()})
+    (planes,) = _node_planes(scene, double(_fill(coarser, slab)), slab)
+    return _over(planes, behind)
+
+
 def draw_slabs(
     scene: Scene,
     coarser: Scene,
     slabs: Slabs,
+    taps: Taps | None,
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
     behind: Picture,
 ) -> Picture:
@@ -145,13 +179,13 @@ def draw_slabs(
         scene: at the level's resolution.
         coarser: at half of it, where hidden content is invented.
         slabs: see `Slabs`.
+        taps: of the kernels, to sum them pixel by pixel; None for transforms.
         hats: weights of the aperture's zones at this resolution.
         behind: what lies farther.
     """
     height, width = scene.frame
     half_size_px = slabs.kernels.shape[-1] // 2
     size = (fast_fft_size(height + 2 * half_size_px), fast_fft_size(width + 2 * half_size_px))
-    taps = small_kernel_taps(slabs.kernels)
     if taps is not None:
         size = (height + height % 2 + 2 * half_size_px, width + width % 2 + 2 * half_size_px)
     padded = scene.padded(size, half_size_px)
@@ -159,27 +193,14 @@ def draw_slabs(
     def blur(planes: list[list[Array]], slab: Slabs) -> list[Plane]:
         if taps is not None:
             return sum_taps(planes, slab.kernels[:, 0], taps, scene.frame)
-        return jax.lax.cond(
-            slab.is_sharp,
-            lambda planes: [crop(plane, half_size_px, scene.frame) for plane in planes[0]],
-            lambda planes: blur_sum(planes, slab.kernels, hats, size, scene.frame),
-            planes,
-        )
+        return blur_sum(planes, slab.kernels, hats, size, scene.frame)
 
     def add_slab(picture: Picture, slab: Slabs):
         def draw(picture: Picture) -> Picture:
             filled = pad_to(_fill(coarser, slab), (size[0] // 2, size[1] // 2), half_size_px // 2)
-            planes = _layer_planes(padded, double(filled), slab)
-            *color, opaque, covered = blur(planes, slab)
-            gain = 1 / jnp.maximum(covered, LEAST_COVERAGE)
-            through = 1 - opaque * gain
-            red, green, blue = (
-                light * through + own * gain
-                for light, own in zip(picture.light, color, strict=True)
-            )
-            return Picture((red, green, blue), picture.coverage * through + opaque * gain)
+            return _over(blur(_node_planes(padded, double(filled), slab), slab), picture)
 
-        weight = scene.share(lambda position: _between(position, slab.first, slab.last))
+        weight = scene.share(slab.weight)
         return jax.lax.cond(jnp.any(weight > 0), draw, lambda same: same, picture), None
 
     # Only the pictures so far are kept for the backward pass; a slab is drawn again from them.
@@ -187,48 +208,48 @@ def draw_slabs(
     return jax.lax.scan(add_slab, behind, slabs)[0]
 
 
-def _layer_planes(scene: Scene, filled: Float[Array, "b 4 h w"], slab: Slabs) -> list[list[Plane]]:
-    """What the kernels of a slab's layers average: colours, opacity and the normaliser."""
-    *fill, opacity = channels(filled)
-    seen = scene.share(lambda position: _up_to(position, slab.last))
-    hidden = 1 - scene.share(lambda position: _up_to(position, slab.beyond))
+def _over(planes: list[Plane], behind: Picture) -> Picture:
+    """Normalise a slab's colours and opacity and composite them."""
+    *color, opaque, covered = planes
+    gain = 1 / jnp.maximum(covered, LEAST_COVERAGE)
+    through = 1 - opaque * gain
+    red, green, blue = (
+        light * through + own * gain for light, own in zip(behind.light, color, strict=True)
+    )
+    return Picture((red, green, blue), behind.coverage * through + opaque * gain)
+
+
+def _node_planes(scene: Scene, filled: Float[Array, "b 5 h w"], slab: Slabs) -> list[list[Plane]]:
+    """What the kernels of a slab's nodes average: colours, opacity and the normaliser."""
+    *fill, opacity, radius_px = channels(filled)
+    seen, weight = scene.share(slab.up_to), scene.share(slab.weight)
+    hidden = scene.share(slab.hides)
     invented = hidden * opacity
-    layers, weight = [], jnp.zeros_like(seen)
-    for position in slab.layers:
-        share, light = scene.share_and_light(lambda p, position=position: _hat(p, position))
-        layers.append([*light, share, share])
-        weight += share
-    # The widest kernel is the first layer's; it blurs what is invented and what lies elsewhere.
-    widest = layers[0]
-    layers[0] = [
-        *(light + invented * color for light, color in zip(widest[:3], fill, strict=True)),
-        widest[3] + invented,
-        widest[4] + seen - weight + hidden,
-    ]
-    return layers
+    # What is not the slab is seen past it, as its surface would be if it went on.
+    other = seen - weight + hidden
+    nodes = []
+    for node in range(slab.polynomials.shape[0]):
+        share, light = scene.share_and_light(
+            lambda px, node=node: slab.weight(px) * slab.node_share(node, px)
+        )
+        own = slab.node_share(node, radius_px)
+        of_invented = invented * own
+        red, green, blue = (a + of_invented * b for a, b in zip(light, fill, strict=True))
+        nodes.append([red, green, blue, share + of_invented, share + other * own])
+    return nodes
 
 
-def _fill(coarser: Scene, slab: Slabs) -> Float[Array, "b 4 h2 w2"]:
-    """Colours and opacity of a slab where it is hidden, at the coarser resolution."""
-    weight, light = coarser.share_and_light(
-        lambda position: _between(position, slab.first, slab.last)
-    )
-    seen = coarser.share(lambda position: _up_to(position, slab.last))
+def _fill(coarser: Scene, slab: Slabs) -> Float[Array, "b 5 h2 w2"]:
+    """Colours, opacity and radius of a slab where it is hidden, at the coarser resolution."""
+    weight, light = coarser.share_and_light(slab.weight)
+    radius_px = coarser.share(lambda px: slab.weight(px) * px)
+    seen = coarser.share(slab.up_to)
     return fill_coarse(
-        from_channels((*light, weight)), from_channels((weight, weight, weight, seen))
+        from_channels((*light, weight, radius_px)),
+        from_channels((weight, weight, weight, seen, weight)),
     )
 
 
-def _hat(positions: Array, layer: Array) -> Array:
-    """Share of a surface that belongs to a layer."""
-    return jnp.maximum(0.0, 1 - jnp.abs(positions - layer))
-
-
-def _up_to(positions: Array, layer: Array) -> Array:
-    """Share of a surface that belongs to a layer or to farther ones: the hats' running sum."""
-    return jnp.clip(layer + 1 - positions, 0.0, 1.0)
-
-
-def _between(positions: Array, first: Array, last: Array) -> Array:
-    """Share of a surface that belongs to the layers from first to last."""
-    return jnp.clip(positions - first + 1, 0.0, 1.0) - jnp.clip(positions - last, 0.0, 1.0)
+def _ramp(signed_px: Array, zero_px: Array, one_px: Array) -> Array:
+    """From 0 at one radius to 1 at another, constant outside."""
+    return jnp.clip((signed_px - zero_px) / (one_px - zero_px), 0.0, 1.0)

@@ -58,8 +58,8 @@ def sum_taps(
 
 
 def crop(
-    plane: Float[Array, "b hp wp"], first: int, frame: tuple[int, int]
-) -> Float[Array, "b h w"]:
+    plane: Float[Array, "*n hp wp"], first: int, frame: tuple[int, int]
+) -> Float[Array, "*n h w"]:
     """The frame of a padded plane."""
     return plane[..., first : first + frame[0], first : first + frame[1]]
 

@@ -1,62 +1,73 @@
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bokeh_jax.optics.layer_plan import Slab, level_of_stage, plan_layers
+from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab, level_of_stage, plan_layers
 
 
-def test_layers_move_apart_as_kernels_grow():
+def test_slabs_move_apart_as_kernels_grow():
     plan = plan_layers(70.0)
-    spaces = np.diff(plan.radii_px)
-    up_to = [np.unique(spaces[np.array(plan.radii_px[1:]) <= r])[-1] for r in (4, 12, 20, 64, 72)]
-    assert up_to == [0.5, 1, 2, 4, 8]
-    stages = dict(zip(plan.radii_px, plan.stages, strict=True))
-    assert [stages[r] for r in (0.5, 2.0, 2.5, 6.0, 7.0, 32.0, 36.0, 64.0, 72.0)] == [
-        *(0, 0, 1, 1, 2, 2, 3, 3, 4)
-    ]
+    ends = [(slab.nodes_px[0], slab.nodes_px[-1]) for slab in plan.near]
+    expected = [(0.5, 2), (2.5, 4.5), (5.5, 8.5), (9.5, 14), (16, 24), (28, 42), (49, 70)]
+    np.testing.assert_allclose(ends, expected)
+    assert plan.stages == (0, 1, 2, 2, 2, 3, 3)
     assert [level_of_stage(stage) for stage in (0, 1, 2, 3)] == [0, 0, 1, 2]
+    assert plan_layers(300.0).stages[7:] == (4, 4, 5)
+    assert plan.near[2].nodes_px == pytest.approx((5.5, 7.0, 8.5))
 
 
 @given(st.floats(0, 300))
-def test_the_last_layer_reaches_the_greatest_radius_and_not_much_farther(max_radius_px):
-    radii_px = plan_layers(max_radius_px).radii_px
-    assert radii_px[-1] >= max_radius_px
-    assert len(radii_px) == 1 or radii_px[-2] < max_radius_px
-
-
-@given(st.floats(0.3, 150))
-def test_every_layer_is_in_one_slab_and_slabs_run_from_far_to_near(max_radius_px):
+def test_slabs_reach_the_greatest_radius_and_end_there(max_radius_px):
     plan = plan_layers(max_radius_px)
-    stages = range(plan.stages[-1], 0, -1)
+    assert plan.widest_px == max_radius_px
+    for slab in plan.near:
+        assert list(slab.nodes_px) == sorted(set(slab.nodes_px))
+        assert 1 <= len(slab.nodes_px) <= NODES_A_SLAB
+
+
+@given(st.floats(0.01, 300))
+def test_slabs_follow_each_other_from_far_to_near_without_a_gap(max_radius_px):
+    plan = plan_layers(max_radius_px)
+    stages = range(plan.last_stage, -1, -1)
     slabs = [slab for stage in stages for slab in plan.far_slabs(stage)]
-    slabs += plan.focus_slabs()
+    slabs.append(plan.in_focus)
     slabs += [slab for stage in reversed(stages) for slab in plan.near_slabs(stage)]
-    assert Slab(0, 0) in slabs
-    positions = [i for slab in slabs for i in range(slab.first, slab.last + 1)]
-    count = len(plan.radii_px)
-    assert positions == list(range(1 - count, count))
+    assert slabs.index(plan.in_focus) == len(plan.near)
+    for farther, nearer in zip(slabs, slabs[1:], strict=False):
+        assert farther.after_px == nearer.nodes_px[0]
+        assert nearer.before_px == farther.nodes_px[-1]
+        assert farther.nodes_px[-1] < nearer.nodes_px[0]
+    assert slabs[0].nodes_px[0] == -max_radius_px
+    assert slabs[-1].nodes_px[-1] == max_radius_px
 
 
-@given(st.floats(0, 100), st.integers(0, 1000))
-def test_positions_are_linear_between_the_layers(max_radius_px, seed):
-    plan = plan_layers(max_radius_px)
-    count = len(plan.radii_px)
-    layers_px = [plan.signed_radius_px(i) for i in range(1 - count, count)]
-    signed_px = np.random.default_rng(seed).uniform(-max_radius_px, max_radius_px, 20)
-    expected = np.interp(signed_px, layers_px, np.arange(1 - count, count))
-    np.testing.assert_allclose(plan.position(jnp.float32(signed_px)), expected, atol=2e-4)
+@pytest.mark.parametrize(
+    ("max_radius_px", "nodes_px"),
+    [(5.0, (5.0,)), (5.52, (5.52,)), (6.0, (5.5, 6.0)), (6.5, (5.5, 6.0, 6.5))],
+)
+def test_a_slab_that_is_cut_short_has_fewer_nodes(max_radius_px, nodes_px):
+    assert plan_layers(max_radius_px).near[-1].nodes_px == pytest.approx(nodes_px)
 
 
-def test_the_slope_in_focus_is_that_of_its_neighbourhood():
-    slope = jax.grad(lambda s: plan_layers(20.0).position(s[None])[0])
-    for signed_px in (-0.3, 0.0, 0.3):
-        assert slope(jnp.float32(signed_px)) == 2.0
-    assert slope(jnp.float32(-13.0)) == 0.5
+@given(st.floats(0, 300), st.integers(0, 1000))
+def test_polynomials_are_one_at_their_own_node_and_reproduce_squares(max_radius_px, seed):
+    slab = plan_layers(max_radius_px).far[-1] if max_radius_px > 0 else Slab((0.0,), -1.0, 1.0)
+    polynomials, count = slab.polynomials(NODES_A_SLAB), len(slab.nodes_px)
+    assert not polynomials[count:].any()
+    place = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+    values = polynomials[:count] @ np.vander(place, NODES_A_SLAB, increasing=True).T
+    np.testing.assert_allclose(values, np.eye(count), atol=1e-12)
+    if count < 3:
+        return
+    # Three nodes: exact for polynomials of the second degree, in between too.
+    within = np.random.default_rng(seed).uniform(-1, 1, 5)
+    middle, half = (slab.nodes_px[0] + slab.nodes_px[-1]) / 2, np.ptp(slab.nodes_px) / 2
+    shares = polynomials @ np.vander(within, NODES_A_SLAB, increasing=True).T
+    squares = np.array(slab.nodes_px) ** 2 @ shares
+    np.testing.assert_allclose(squares, (middle + half * within) ** 2, rtol=1e-9)
 
 
 @pytest.mark.parametrize("max_radius_px", [-1.0, math.inf, math.nan])
