@@ -105,6 +105,8 @@ def blur_sum(
     return list(channels(sums))
 
 
+# Otherwise a TPU rounds the factors to bfloat16 (a GPU to TensorFloat-32), and with them kernels.
+@jax.default_matmul_precision("highest")
 def transfer(
     kernels: Float[Array, "n k k"], size: tuple[int, int]
 ) -> list[tuple[Float[Array, "u v"], Float[Array, "u v"]]]:
