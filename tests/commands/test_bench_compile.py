@@ -7,6 +7,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from bokeh_jax.cli import main
 from bokeh_jax.commands import bench, bench_compile
@@ -137,6 +138,28 @@ def test_table_and_json_agree_with_what_is_compiled(capsys, monkeypatch, tmp_pat
             assert [*start, *cells] in lines
 
 
+def test_what_is_compiled_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "bokeh_jax.commands.bench_times.render_radius", lambda image, radius, **_: image + 1
+    )
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()
+    try:
+        bench_compile.compile_row(
+            16, 1.0, devices=jax.devices(), batch=1, dtype="float32", backward=False
+        )
+        assert not list(tmp_path.iterdir())
+        # As before it: others are kept again.
+        jax.jit(lambda x: x + 17)(np.float32(1)).block_until_ready()
+        assert list(tmp_path.iterdir())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        compilation_cache.reset_cache()
+
+
 def test_forward_alone_compiles_nothing_else(capsys, monkeypatch, tmp_path):
     asked = []
 
@@ -166,11 +189,9 @@ def test_the_lens_blur_compiles_for_a_tpu():
     devices = bench_compile.topology_devices("v5e:2x2")
     assert len(devices) == 4
     assert {device.platform for device in devices} == {"tpu"}
-    # Nothing is read from a cache, or it would not be the compiler that is tested.
-    with jax.enable_compilation_cache(False):
-        row = bench_compile.compile_row(
-            64, 5.0, devices=devices, batch=4, dtype="float32", backward=True
-        )
+    row = bench_compile.compile_row(
+        64, 5.0, devices=devices, batch=4, dtype="float32", backward=True
+    )
     for compiled in (row.forward, row.forward_backward):
         # One image of four a device, padded to tiles of 128 columns at the most.
         exact = 64 * 64 * 4 * (3 + 1)
