@@ -16,6 +16,8 @@ from PIL import Image
 from bokeh_jax.errors import InvalidInput
 
 KINDS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
+# How an MP4 file tells its colours: sRGB, by the matrix of BT.709.
+_SAID = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=iec61966-2-1"
 
 
 def check_animation_path(path: Path) -> None:
@@ -79,12 +81,15 @@ def _write_pictures(
 
 
 def _write_mp4(path: Path, levels: Iterator[np.ndarray], frames_per_second: float) -> None:
+    # Most players ask for halved colour, which asks for even sides.
+    levels = (_even(level) for level in levels)
     first = next(levels)
     height, width = first.shape[:2]
     command = ["ffmpeg", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", f"{frames_per_second:g}", "-i", "-"]
-    # Most players ask for halved colour, which asks for even sides.
-    command += ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    # Said in the file, because players take colours for BT.601 or BT.709 by the size otherwise.
+    command += ["-vf", f"scale=out_color_matrix=bt709,format=yuv420p,{_SAID}"]
+    command += ["-f", "mp4"]
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             [*command, str(path)], stdin=subprocess.PIPE, stdout=messages, stderr=messages
@@ -98,3 +103,9 @@ def _write_mp4(path: Path, levels: Iterator[np.ndarray], frames_per_second: floa
         said = messages.read().decode(errors="replace").strip().splitlines()
     if process.returncode != 0:
         raise OSError(f"ffmpeg ended with {process.returncode}: {said[-1] if said else ''}")
+
+
+def _even(level: np.ndarray) -> np.ndarray:
+    """A frame of even sides; the last row or column is doubled, as black would be seen."""
+    height, width = level.shape[:2]
+    return np.pad(level, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,5 +1,7 @@
 """`bokeh-jax bench lens-blur`: times of the lens blur, next to a plain scatter and a plain copy.
 
+With `--compile-for`: what it asks of a TPU that is not there, by the compiler's count.
+
 Its arguments are here too, so nothing heavy is imported before a bench runs.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bokeh_jax.commands.bench_report import Report, as_json, musts, print_report
+from bokeh_jax.commands.bench_roofline import Plan, chip_of, plan_as_json, print_plan
 from bokeh_jax.errors import InvalidInput
 
 _SIZES_PX = (16, 16384)
@@ -34,6 +37,11 @@ def add_lens_blur_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-repeats", type=int, help="timed calls of the peer; default: 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
     parser.add_argument(
+        "--compile-for",
+        metavar="TPU",
+        help="run nothing: compile for a TPU such as v5e:2x2 and count (needs libtpu)",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="exit code 1 if a demand is missed or none is measured"
     )
 
@@ -42,9 +50,12 @@ def bench_lens_blur(arguments: argparse.Namespace) -> int:
     """Measures, prints table and demands, and returns the exit code.
 
     Raises:
-        InvalidInput: a value of the command line, a file that cannot be written, or no numba.
+        InvalidInput: a value of the command line, a file that cannot be written, no numba, or no
+            libtpu.
     """
     sizes_px, radii_px = _checked(arguments)
+    if arguments.compile_for is not None:
+        return _bench_compiled(arguments, sizes_px, radii_px)
     if not arguments.no_peer:
         _import_peer()
     if arguments.json is not None:
@@ -58,6 +69,53 @@ def bench_lens_blur(arguments: argparse.Namespace) -> int:
     if arguments.check and not (demands and all(demand.holds for demand in demands)):
         return _EXIT_MISSED
     return 0
+
+
+def _bench_compiled(
+    arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[float]
+) -> int:
+    """Compiles, prints the table and returns the exit code."""
+    for option in ("check", "peer_repeats"):
+        if getattr(arguments, option):
+            raise InvalidInput(
+                f"--{option.replace('_', '-')} is given; allowed only without --compile-for, which "
+                "times nothing"
+            )
+    chip_of(arguments.compile_for)
+    if arguments.json is not None:
+        _check_writable(arguments.json)
+    plan = _compile(arguments, sizes_px, radii_px)
+    print_plan(plan)
+    if arguments.json is not None:
+        _write(arguments.json, json.dumps(plan_as_json(plan), indent=1) + "\n")
+        print(f"figures: {arguments.json}")
+    return 0
+
+
+def _compile(arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[float]) -> Plan:
+    from bokeh_jax.commands.bench_compile import compile_row, devices_used, topology_devices
+
+    devices = devices_used(topology_devices(arguments.compile_for), arguments.batch)
+    rows = []
+    for size_px in sizes_px:
+        for radius_px in radii_px:
+            _say_which(size_px, radius_px)
+            rows.append(
+                compile_row(
+                    size_px,
+                    radius_px,
+                    devices=devices,
+                    batch=arguments.batch,
+                    dtype=arguments.dtype,
+                    backward=not arguments.no_backward,
+                )
+            )
+    return Plan(arguments.compile_for, len(devices), arguments.dtype, arguments.batch, rows)
+
+
+def _say_which(size_px: int, radius_px: float) -> None:
+    if sys.stderr.isatty():
+        print(f"{size_px} px, r <= {radius_px:g} px ...", file=sys.stderr)
 
 
 def _checked(arguments: argparse.Namespace) -> tuple[list[int], list[float]]:
@@ -123,8 +181,7 @@ def _measure(arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[
     rows = []
     for size_px in sizes_px:
         for radius_px in radii_px:
-            if sys.stderr.isatty():
-                print(f"{size_px} px, r <= {radius_px:g} px ...", file=sys.stderr)
+            _say_which(size_px, radius_px)
             rows.append(
                 measure_row(
                     size_px,

@@ -142,20 +142,30 @@ def _ours(
     """Compiled calls by name, warm, and the least bytes that each has to move."""
     scene = image, signed_radius_px
     read_bytes = image.nbytes + signed_radius_px.nbytes
+    calls, least_bytes = {}, {}
+    for name, function in functions(radius_px, backward=backward).items():
+        calls[name] = functools.partial(jax.jit(function).lower(*scene).compile(), *scene)
+        results = jax.block_until_ready(calls[name]())
+        least_bytes[name] = read_bytes + sum(array.nbytes for array in jax.tree.leaves(results))
+    return calls, least_bytes
+
+
+def functions(radius_px: float, *, backward: bool) -> dict[str, Callable[..., Any]]:
+    """What is measured, by name, of an image and its signed radii.
+
+    Args:
+        radius_px: largest radius.
+        backward: whether the gradients for image and radii are measured too.
+    """
     blur = functools.partial(render_radius, max_radius_px=radius_px)
 
     def mean_square(image: Array, signed_radius_px: Array) -> Array:
         return jnp.mean(jnp.square(blur(image, signed_radius_px)))
 
-    functions: dict[str, Callable[..., Any]] = {"forward": blur}
+    found: dict[str, Callable[..., Any]] = {"forward": blur}
     if backward:
-        functions["forward_backward"] = jax.value_and_grad(mean_square, argnums=(0, 1))
-    calls, least_bytes = {}, {}
-    for name, function in functions.items():
-        calls[name] = functools.partial(jax.jit(function).lower(*scene).compile(), *scene)
-        results = jax.block_until_ready(calls[name]())
-        least_bytes[name] = read_bytes + sum(array.nbytes for array in jax.tree.leaves(results))
-    return calls, least_bytes
+        found["forward_backward"] = jax.value_and_grad(mean_square, argnums=(0, 1))
+    return found
 
 
 def _timed_ms(call: Callable[[], Any]) -> float:

@@ -121,6 +121,8 @@ def _spectra_of_pairs(planes: Sequence[Array]) -> tuple[Array, ...]:
     return channels(jnp.fft.fft2(from_channels(tuple(pairs))))
 
 
+# Otherwise a TPU rounds the factors to bfloat16 (a GPU to TensorFloat-32), and with them kernels.
+@jax.default_matmul_precision("highest")
 def transfer(
     kernels: Float[Array, "n k k"], size: tuple[int, int]
 ) -> list[tuple[Float[Array, "u v"], Float[Array, "u v"]]]:

@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics.blur import blur_sum, fast_fft_size, padded_fft_shape
+from bokeh_jax.optics.blur import blur_sum, fast_fft_size, padded_fft_shape, transfer
 
 
 def convolve_directly(plane, kernel):
@@ -55,3 +56,11 @@ def test_blurs_are_sums_over_layers_weighted_where_light_arrives(seed, shape, ha
 def test_transform_sizes_are_the_least_even_ones_of_small_factors(size):
     smooth = sorted(2**a * 3**b * 5**c for a in range(1, 12) for b in range(8) for c in range(6))
     assert fast_fft_size(size) == next(number for number in smooth if number >= size)
+
+
+def test_accelerators_do_not_round_the_factors_of_kernels_spectra():
+    program = jax.make_jaxpr(lambda kernels: transfer(kernels, (8, 8)))(jnp.ones((1, 3, 3)))
+    products = str(program).split("dot_general")[1:]
+    assert products
+    for product in products:
+        assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in product
