@@ -48,9 +48,9 @@ class Slab(NamedTuple):
     """Surfaces that are averaged together.
 
     Attributes:
-        nodes_px: signed radii that have a kernel, from far to near, so ascending.
-        before_px: signed radius, below the first node's, from which on a surface belongs in part.
-        after_px: signed radius, above the last node's, up to which a surface belongs in part.
+        nodes_px: signed radii that have a kernel, from the focus outwards.
+        before_px: signed radius, below all nodes', from which on a surface belongs in part.
+        after_px: signed radius, above all nodes', up to which a surface belongs in part.
     """
 
     nodes_px: tuple[float, ...]
@@ -60,17 +60,27 @@ class Slab(NamedTuple):
     @property
     def widest_px(self) -> float:
         """The largest radius."""
-        return max(abs(self.nodes_px[0]), abs(self.nodes_px[-1]))
+        return abs(self.nodes_px[-1])
+
+    @property
+    def first_px(self) -> float:
+        """Signed radius of the farthest node."""
+        return min(self.nodes_px[0], self.nodes_px[-1])
+
+    @property
+    def last_px(self) -> float:
+        """Signed radius of the nearest node."""
+        return max(self.nodes_px[0], self.nodes_px[-1])
 
     def mirrored(self) -> "Slab":
         """The slab on the other side of the focus."""
-        nodes_px = tuple(-node_px for node_px in reversed(self.nodes_px))
+        nodes_px = tuple(-node_px for node_px in self.nodes_px)
         return Slab(nodes_px, -self.after_px, -self.before_px)
 
     def polynomials(self, count: int) -> Float[np.ndarray, "n n"]:
         """Lagrange's polynomials of the nodes, in powers of the place within the slab.
 
-        The place runs from -1 at the first node to 1 at the last. Rows of zeros stand for the nodes
+        The place runs from -1 at the farthest node to 1 at the nearest. Rows of zeros stand for the nodes
         that the slab lacks.
         """
         own = len(self.nodes_px)
@@ -78,7 +88,7 @@ class Slab(NamedTuple):
         if own == 1:
             result[0, 0] = 1.0
             return result
-        place = np.interp(self.nodes_px, (self.nodes_px[0], self.nodes_px[-1]), (-1.0, 1.0))
+        place = np.interp(self.nodes_px, (self.first_px, self.last_px), (-1.0, 1.0))
         result[:own, :own] = np.linalg.inv(np.vander(place, increasing=True)).T
         return result
 

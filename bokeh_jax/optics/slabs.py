@@ -120,8 +120,8 @@ def slab_arrays(
     """Slabs of one level as arrays, with their kernels."""
     rows = {
         "before": [slab.before_px for slab in slabs],
-        "first": [slab.nodes_px[0] for slab in slabs],
-        "last": [slab.nodes_px[-1] for slab in slabs],
+        "first": [slab.first_px for slab in slabs],
+        "last": [slab.last_px for slab in slabs],
         "after": [slab.after_px for slab in slabs],
         "hidden": [_hiding_px(slab) for slab in slabs],
         "polynomials": [slab.polynomials(NODES_A_SLAB) for slab in slabs],
@@ -132,8 +132,8 @@ def slab_arrays(
 
 def _hiding_px(slab: Slab) -> tuple[float, float]:
     """Signed radii of a surface that is no longer this one going on."""
-    beyond_px = slab.nodes_px[-1] + SAME_SURFACE_PX + SAME_SURFACE_SHARE * slab.widest_px
-    return beyond_px, beyond_px + slab.after_px - slab.nodes_px[-1]
+    beyond_px = slab.last_px + SAME_SURFACE_PX + SAME_SURFACE_SHARE * slab.widest_px
+    return beyond_px, beyond_px + slab.after_px - slab.last_px
 
 
 def coarse_hats(

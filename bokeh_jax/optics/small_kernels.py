@@ -2,15 +2,15 @@
 
     out_p(x) = sum over layers n and taps o of k_n(o) plane_np(x + o)
 
-One fused loop for each kind of plane: a tap costs a load and a multiplication, which up to radii of
-about two pixels is several times less than a transform. The transpose, with g the cotangents
+One fused loop: a tap costs a load and a multiplication, which up to radii of about five pixels is
+less than a transform. The transpose, with g the cotangents
 continued by zeros::
 
     of plane_np(y) = sum over o of k_n(o) g_p(y - o)
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,27 @@ from jaxtyping import Array, Float
 from bokeh_jax.optics.linear import kept
 
 # Beyond this many taps a transform is faster.
-_MOST_TAPS = 49
+_MOST_TAPS = 300
 
-Taps = tuple[tuple[int, int], ...]
+# Partial sums that are added up at the end: a chain of additions waits for each one's result.
+_CHAINS = 4
+
+# (row, column) of the taps of every layer's kernel.
+Taps = tuple[tuple[tuple[int, int], ...], ...]
 
 
 def small_kernel_taps(kernels: Float[Array | np.ndarray, "s n z k k"]) -> Taps | None:
-    """(row, column) of the taps that any of the kernels uses.
+    """The taps that any slab uses of each of its kernels.
 
     None where these are too many, where kernels change over the frame, or where they are traced:
     the sums here are not differentiable in the kernels.
     """
     if not isinstance(kernels, np.ndarray) or kernels.shape[2] > 1:
         return None
-    used = np.argwhere(np.any(kernels != 0, axis=(0, 1, 2)))
-    return tuple((int(y), int(x)) for y, x in used) if len(used) <= _MOST_TAPS else None
+    used = np.any(kernels[:, :, 0] != 0, axis=0)
+    if used.sum() > _MOST_TAPS:
+        return None
+    return tuple(tuple((int(y), int(x)) for y, x in np.argwhere(layer)) for layer in used)
 
 
 def sum_taps(
@@ -54,7 +60,9 @@ def sum_taps(
         frame: (h, w) to be kept.
     """
     size = layers[0][0].shape[-2:]
-    return list(_sum_taps(taps, frame, size, tuple(map(tuple, layers)), kernels))
+    # All kinds of planes in one array, so that one loop serves them.
+    stacked = tuple(jnp.stack(planes) for planes in layers)
+    return list(_sum_taps(taps, frame, size, stacked, kernels))
 
 
 def crop(
@@ -71,16 +79,12 @@ def _sum_taps(taps, frame, size, layers, kernels):
 
 def _gather(taps, frame, layers, kernels):
     last = kernels.shape[-1] - 1
-
-    def of_kind(planes):
-        total = jnp.zeros((*planes[0].shape[:-2], *frame), planes[0].dtype)
-        for plane, kernel in zip(planes, kernels, strict=True):
-            for y, x in taps:
-                window = plane[..., last - y :, last - x :][..., : frame[0], : frame[1]]
-                total += kernel[y, x] * window
-        return total
-
-    return _for_each(of_kind, tuple(zip(*layers, strict=True)))
+    terms = (
+        kernel[y, x] * planes[..., last - y :, last - x :][..., : frame[0], : frame[1]]
+        for planes, kernel, own in zip(layers, kernels, taps, strict=True)
+        for y, x in own
+    )
+    return _total(terms)
 
 
 def _spread(taps, frame, size, cotangents, kernels):
@@ -88,25 +92,22 @@ def _spread(taps, frame, size, cotangents, kernels):
     margins = [
         (count - 1, length + count - 1 - own) for length, own in zip(size, frame, strict=True)
     ]
-
-    def of_kind(gains):
-        gain = jnp.pad(gains[0], [(0, 0)] * (gains[0].ndim - 2) + margins)
-        planes = []
-        for kernel in kernels:
-            total = jnp.zeros((*gain.shape[:-2], *size), gain.dtype)
-            for y, x in taps:
-                total += kernel[y, x] * gain[..., y : y + size[0], x : x + size[1]]
-            planes.append(total)
-        return tuple(planes)
-
-    return tuple(zip(*_for_each(of_kind, tuple((g,) for g in cotangents)), strict=True))
+    gains = jnp.pad(cotangents, [(0, 0)] * (cotangents.ndim - 2) + margins)
+    return tuple(
+        _total(kernel[y, x] * gains[..., y : y + size[0], x : x + size[1]] for y, x in own)
+        for kernel, own in zip(kernels, taps, strict=True)
+    )
 
 
-def _for_each(function, kinds):
-    """The function of every kind of plane, compiled once: its sums have hundreds of terms."""
-    stacked = jax.tree.map(lambda *planes: jnp.stack(planes), *kinds)
-    results = jax.lax.map(function, stacked)
-    return tuple(jax.tree.map(lambda planes, i=i: planes[i], results) for i in range(len(kinds)))
+def _total(terms: Iterable[Array]) -> Array:
+    """Sum in several chains, which a processor works on at once."""
+    chains: list[Array] = []
+    for i, term in enumerate(terms):
+        if i < _CHAINS:
+            chains.append(term)
+        else:
+            chains[i % _CHAINS] += term
+    return functools.reduce(jnp.add, chains)
 
 
 def _forward(taps, frame, size, layers, kernels):
