@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.memory import keep_freed_memory
 
 EXIT_INVALID_INPUT = 2
 _OVERRIDE = "--config."
@@ -40,6 +41,7 @@ def run_and_exit_code(
     argv: Sequence[str] | None,
 ) -> int:
     """Parses and runs; 2 with one line on stderr where a value from outside is refused."""
+    keep_freed_memory()
     arguments, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     try:
         return run(make_parser().parse_args(arguments), overrides)

@@ -165,8 +165,16 @@ def draw_focus(scene: Scene, coarser: Scene, in_focus: Slab, behind: Picture) ->
     return _over(planes, behind)
 
 
+def padded_scene(scene: Scene, half_size_px: int) -> Scene:
+    """A scene with room for kernels of a half size around it, of a size good for transforms."""
+    height, width = scene.frame
+    size = (fast_fft_size(height + 2 * half_size_px), fast_fft_size(width + 2 * half_size_px))
+    return scene.padded(size, half_size_px)
+
+
 def draw_slabs(
     scene: Scene,
+    padded: Scene,
     coarser: Scene,
     slabs: Slabs,
     taps: Taps | None,
@@ -177,18 +185,15 @@ def draw_slabs(
 
     Args:
         scene: at the level's resolution.
+        padded: the same, see `padded_scene`.
         coarser: at half of it, where hidden content is invented.
         slabs: see `Slabs`.
         taps: of the kernels, to sum them pixel by pixel; None for transforms.
         hats: weights of the aperture's zones at this resolution.
         behind: what lies farther.
     """
-    height, width = scene.frame
     half_size_px = slabs.kernels.shape[-1] // 2
-    size = (fast_fft_size(height + 2 * half_size_px), fast_fft_size(width + 2 * half_size_px))
-    if taps is not None:
-        size = (height + height % 2 + 2 * half_size_px, width + width % 2 + 2 * half_size_px)
-    padded = scene.padded(size, half_size_px)
+    size = padded.frame
 
     def blur(planes: list[list[Array]], slab: Slabs) -> list[Plane]:
         if taps is not None:
