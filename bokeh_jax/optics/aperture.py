@@ -140,7 +140,7 @@ class Ring:
         # A hole that is known to be none needs no outline.
         first = 1 if not is_traced(self.hole) and self.hole == 0 else 0
         (outline,), _, longest_step = self.shape.outlines(_RING_SIDES)
-        return Outlines(outline * edges[first:, None, None], weights[first:], longest_step)
+        return Outlines(outline[None] * edges[first:, None, None], weights[first:], longest_step)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def is_point_symmetric(aperture: Aperture) -> bool:
         case Disc():
             return True
         case Polygon(blades=blades, roundness=roundness):
-            return blades % 2 == 0 or (not is_traced(roundness) and roundness == 1)
+            return blades % 2 == 0 or (not is_traced(roundness) and bool(roundness == 1))
         case Ring(shape=shape) | Squeezed(shape=shape):
             return is_point_symmetric(shape)
         case KernelImage():

@@ -58,16 +58,16 @@ def render_defocus(
 ) -> Float[Array, "*b h w 3"]:
     """Photograph an all-in-focus image through a lens.
 
-    Differentiable in the image, the disparity and the lens. Computed in float32 (in float64 for a
-    float64 image). Memory does not depend on the number of layers; layers without any pixel are
-    skipped. The image goes on beyond its frame with its edge pixels. Where every radius is zero,
-    the result is the image bit for bit.
+    Differentiable in the image, the disparity, the lens and the aperture's real-valued fields (see
+    `aperture`). Computed in float32 (in float64 for a float64 image). Memory does not depend on the
+    number of layers; layers without any pixel are skipped. The image goes on beyond its frame with
+    its edge pixels. Where every radius is zero, the result is the image bit for bit.
 
     Args:
         image: all in focus, linear light, [0, inf).
         disparity: of the visible surfaces, larger is nearer, in the lens's unit.
         lens: one for all, or one for each image (batch shape `*b`).
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
             to it within compiled functions.
 
@@ -101,7 +101,7 @@ def render_radius(
         image: all in focus, linear light, [0, inf).
         signed_radius_px: of the visible surfaces, positive nearer than the focus; a surface of
             greater radius is taken to hide one of smaller radius.
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
             to it within compiled functions.
 
@@ -209,13 +209,12 @@ def _render_levels(
         if far.coverage.shape != scenes[level].near.shape:
             far, near = _double(far), _double(near)
         # One loop over the two sides, so that its body is compiled once.
-        sides = (plan.far_slabs(stage), plan.near_slabs(stage))
-        slabs = [
-            slab_arrays(plan, side, level, aperture, frame, near.coverage.dtype) for side in sides
-        ]
+        sides = (*plan.far_slabs(stage), *plan.near_slabs(stage))
+        slabs = slab_arrays(plan, sides, level, aperture, frame, near.coverage.dtype)
+        slabs = jax.tree.map(lambda rows: rows.reshape(2, -1, *rows.shape[1:]), slabs)
         behind = [far, jax.tree.map(jnp.zeros_like, near)]
         both = jax.lax.map(
-            lambda side, level=level: draw(side[0], level, side[1]), (_stack(slabs), _stack(behind))
+            lambda side, level=level: draw(side[0], level, side[1]), (slabs, _stack(behind))
         )
         far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
         near = _over(near, this)

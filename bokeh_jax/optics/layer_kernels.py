@@ -1,5 +1,8 @@
 """The kernels of the layers: constants of the plan, made when the renderer is compiled.
 
+Where the opening is traced they are computed in the renderer instead, by the same functions: one
+loop for all layers of a stage that share a grid of sub-pixels.
+
 **At full resolution.** A photograph is known at its pixels and is linear in between. Averaging that
 over the opening is a convolution with the opening, widened by the interpolation's own kernel and
 sampled at the pixels::
@@ -18,13 +21,18 @@ the power of photographs and K the kernel wanted, the coarse kernel of least exp
 It makes up for what averaging and interpolation take from the rims.
 """
 
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Array, Complex, Float
 
 from bokeh_jax.optics.aperture import Aperture, Shape, aperture_kernel
 from bokeh_jax.optics.layer_plan import LayerPlan, Slab
+from bokeh_jax.optics.namespace import Scalar, is_traced
+from bokeh_jax.optics.outlines import RimCenter
 from bokeh_jax.optics.zones import rim_centers, zone_shape
 
 # Frequency, in cycles a pixel, below which the power of photographs is taken not to rise.
@@ -39,7 +47,7 @@ def slab_kernels(
     slabs: tuple[Slab, ...],
     level: int,
     frame: tuple[int, int],
-) -> Float[np.ndarray, "s n z k k"]:
+) -> Float[Array | np.ndarray, "s n z k k"]:
     """Kernels of the layers of slabs on one level, by slab, layer (the widest first) and zone.
 
     A slab of fewer layers than others has zeros for those it lacks.
@@ -53,15 +61,21 @@ def slab_kernels(
     """
     half_size_px = coarse_half_size_px(plan, slabs, level)
     most = max(slab.last - slab.first + 1 for slab in slabs)
-    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
-    size = 2 * half_size_px + 1
-    kernels = np.zeros((len(slabs), most, len(rims), size, size))
+    positions = [position for slab in slabs for position in outermost_first(slab)]
+    own = _kernels(
+        zone_shape(aperture),
+        [plan.signed_radius_px(position) for position in positions],
+        rim_centers(aperture, frame),
+        level,
+        half_size_px,
+    )
+    # Behind them stands a layer of zeros, for those that a slab lacks.
+    own = (jnp if is_traced(own) else np).pad(own, ((0, 1), (0, 0), (0, 0), (0, 0)))
+    index = np.full((len(slabs), most), len(positions))
     for s, slab in enumerate(slabs):
-        for n, position in enumerate(outermost_first(slab)):
-            radius_px = plan.signed_radius_px(position)
-            for z, rim in enumerate(rims):
-                kernels[s, n, z] = layer_kernel(shape, radius_px, level, half_size_px, rim)
-    return kernels
+        layers = outermost_first(slab)
+        index[s, : len(layers)] = [positions.index(position) for position in layers]
+    return own[index]
 
 
 def zone_kernels(
@@ -69,7 +83,7 @@ def zone_kernels(
     signed_radii_px: Float[np.ndarray, " j"],
     half_size_px: int,
     frame: tuple[int, int],
-) -> Float[np.ndarray, "j z k k"]:
+) -> Float[Array | np.ndarray, "j z k k"]:
     """Kernels at full resolution, by radius and zone.
 
     Args:
@@ -78,13 +92,9 @@ def zone_kernels(
         half_size_px: a pixel more than the greatest radius, or more.
         frame: (h, w) of the whole photograph.
     """
-    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
-    return np.array(
-        [
-            [interpolating_kernel(shape, float(px), half_size_px, rim) for rim in rims]
-            for px in signed_radii_px
-        ]
-    )
+    radii_px = [float(px) for px in signed_radii_px]
+    rims = rim_centers(aperture, frame)
+    return _kernels(zone_shape(aperture), radii_px, rims, 0, half_size_px)
 
 
 def outermost_first(slab: Slab) -> list[int]:
@@ -105,8 +115,8 @@ def layer_kernel(
     signed_radius_px: float,
     level: int,
     half_size_px: int,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "k k"]:
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
     """The kernel of one layer on one level, unit sum, in float64; see the module's head.
 
     Args:
@@ -128,12 +138,28 @@ def interpolating_kernel(
     shape: Shape,
     signed_radius_px: float,
     half_size_px: int,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "k k"]:
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
     """The opening convolved with the tent of linear interpolation, sampled at the pixels."""
     if signed_radius_px == 0:
         return aperture_kernel(shape, 0.0, half_size_px)
-    parts = next(n for most, n in _SUBPIXELS if abs(signed_radius_px) <= most)
+    parts = _subpixels(signed_radius_px)
+    return _widened_by_tent(shape, half_size_px, parts, signed_radius_px, rim_center)
+
+
+def _subpixels(signed_radius_px: float) -> int:
+    """Sub-pixels along a pixel's side; see above."""
+    return next(n for most, n in _SUBPIXELS if abs(signed_radius_px) <= most)
+
+
+def _widened_by_tent(
+    shape: Shape,
+    half_size_px: int,
+    parts: int,
+    signed_radius_px: Scalar,
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
+    """`interpolating_kernel` by way of `parts` sub-pixels along each side of a pixel."""
     half_parts = half_size_px * parts + parts
     fine = aperture_kernel(shape, signed_radius_px * parts, half_parts, rim_center=rim_center)
     weights = np.convolve(np.ones(parts), np.ones(parts))
@@ -145,15 +171,71 @@ def interpolating_kernel(
     return kernel / kernel.sum()
 
 
+def _kernels(
+    shape: Shape,
+    radii_px: list[float],
+    rims: list[RimCenter] | list[None],
+    level: int,
+    half_size_px: int,
+) -> Float[Array | np.ndarray, "n z k k"]:
+    """`layer_kernel` of every signed radius and rim's centre."""
+    if not is_traced(shape, rims):
+        rows = [
+            [layer_kernel(shape, px, level, half_size_px, rim) for rim in rims] for px in radii_px
+        ]
+        return np.array(rows)
+    kernels = {}
+    # Products in full precision on accelerators too; constants take the type of what is traced.
+    with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
+        for parts in sorted({_subpixels(px) for px in radii_px}):
+            group = [px for px in radii_px if px != 0 and _subpixels(px) == parts]
+            if group:
+                kernels |= _traced_kernels(shape, group, parts, rims, level, half_size_px)
+        if 0.0 in radii_px:
+            sharp = jnp.asarray(aperture_kernel(shape, 0.0, half_size_px), float)
+            kernels[0.0] = jnp.stack([sharp] * len(rims))
+        return jnp.stack([kernels[px] for px in radii_px])
+
+
+def _traced_kernels(
+    shape: Shape,
+    radii_px: list[float],
+    parts: int,
+    rims: list[RimCenter] | list[None],
+    level: int,
+    half_size_px: int,
+) -> dict[float, Float[Array, "z k k"]]:
+    """Kernels by radius of radii with the same sub-pixels; compiled once for all of them."""
+    reaches_px = {px: math.ceil(abs(px)) + 1 for px in radii_px}
+    reach_px = half_size_px if level == 0 else max(reaches_px.values())
+    widened = functools.partial(_widened_by_tent, shape, reach_px, parts)
+    arguments = [jnp.repeat(jnp.asarray(radii_px, float), len(rims))]
+    if rims[0] is not None:
+        centers = jnp.stack([jnp.asarray(rim, float) for rim in rims])
+        arguments.append(jnp.tile(centers, (len(radii_px), 1)))
+    # The pieces of a boundary are many; the backward pass makes them again, kernel by kernel.
+    kernel = jax.checkpoint(lambda row: widened(*row))
+    all_wanted = jax.lax.map(kernel, tuple(arguments))
+    all_wanted = all_wanted.reshape(len(radii_px), len(rims), *all_wanted.shape[1:])
+    if level == 0:
+        return dict(zip(radii_px, all_wanted, strict=True))
+    coarse = {}
+    for px, wanted in zip(radii_px, all_wanted, strict=True):
+        inner = slice(reach_px - reaches_px[px], reach_px + reaches_px[px] + 1)
+        coarsen = functools.partial(_coarse_kernel, level=level, half_size_px=half_size_px)
+        coarse[px] = jax.vmap(coarsen)(wanted[:, inner, inner])
+    return coarse
+
+
 def _coarse_kernel(
-    wanted: Float[np.ndarray, "f f"], level: int, half_size_px: int
-) -> Float[np.ndarray, "k k"]:
+    wanted: Float[Array | np.ndarray, "f f"], level: int, half_size_px: int
+) -> Float[Array | np.ndarray, "k k"]:
     block_px, reach_px = 2**level, len(wanted) // 2
     least_px = max(4 * (reach_px + 4 * block_px), block_px * (2 * half_size_px + 2))
     size_px = 2 ** math.ceil(math.log2(least_px))
-    centred = np.zeros((size_px, size_px))
-    centred[: len(wanted), : len(wanted)] = wanted
-    spectrum = np.fft.fft2(np.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
+    xp = jnp if is_traced(wanted) else np
+    centred = xp.pad(wanted, (0, size_px - len(wanted)))
+    spectrum = xp.fft.fft2(xp.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
     averaging, interpolating = _block_spectra(level, size_px)
     averaging, interpolating = (np.outer(line, line) for line in (averaging, interpolating))
     frequency = np.fft.fftfreq(size_px)
@@ -165,8 +247,8 @@ def _coarse_kernel(
 
     kept = sum_aliases(power * np.conj(averaging * interpolating) * spectrum)
     energy = sum_aliases(power * np.abs(averaging) ** 2) * sum_aliases(np.abs(interpolating) ** 2)
-    kernel = np.fft.ifft2(block_px**2 * kept / energy).real
-    kernel = np.roll(kernel, (half_size_px, half_size_px), axis=(0, 1))
+    kernel = xp.fft.ifft2(block_px**2 * kept / energy).real
+    kernel = xp.roll(kernel, (half_size_px, half_size_px), axis=(0, 1))
     kernel = kernel[: 2 * half_size_px + 1, : 2 * half_size_px + 1]
     return kernel / kernel.sum()
 

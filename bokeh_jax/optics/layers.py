@@ -57,7 +57,7 @@ def render_layers(
         layer_disparity: planes (a, b, c), disparity = a x + b y + c with x and y in pixels of the
             visible image, whose pixel (0, 0) is the stored pixel (margin_px, margin_px).
         lens: one for all, or one for each scene (batch shape `*b`).
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static; signed radii beyond it are clamped to it.
         margin_px: stored pixels beyond the visible image on each side.
 

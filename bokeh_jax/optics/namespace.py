@@ -6,6 +6,8 @@ precision, and are differentiable. Every function takes its namespace from its o
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from types import ModuleType
 
@@ -62,5 +64,5 @@ def sum_over_rows(
 ) -> Float[Array | np.ndarray, "*out"]:
     """Sum of `function(*rows)` over the rows of arrays; traced, it is compiled once for all."""
     if xp is np or len(arrays[0]) == 1:
-        return sum(function(*rows) for rows in zip(*arrays, strict=True))
+        return functools.reduce(operator.add, map(function, *arrays))
     return jnp.sum(jax.lax.map(lambda rows: function(*rows), arrays), axis=0)
