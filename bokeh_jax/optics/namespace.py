@@ -59,6 +59,11 @@ def add_at(
     return np.bincount(index, values, length)
 
 
+def constant(values: Float[Array | np.ndarray, "*n"]) -> Float[Array | np.ndarray, "*n"]:
+    """The same values, without slopes."""
+    return jax.lax.stop_gradient(values) if is_traced(values) else values
+
+
 def sum_over_rows(
     xp: ModuleType, function: Callable, *arrays: Float[Array | np.ndarray, "n *row"]
 ) -> Float[Array | np.ndarray, "*out"]:

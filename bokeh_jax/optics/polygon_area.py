@@ -14,7 +14,7 @@ import math
 import numpy as np
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.namespace import add_at, in_one_namespace
+from bokeh_jax.optics.namespace import add_at, constant, in_one_namespace
 
 # A regular polygon of n sides lacks 2 pi^2 / (3 n^2) of its circle's area: 4e-7 here.
 CIRCLE_SIDES = 4096
@@ -42,24 +42,26 @@ def polygon_areas(
     if xp is np:
         longest_px = float(np.abs(np.roll(vertices, -1, axis=0) - vertices).max())
     assert longest_px is not None
-    start, stop = _cut_at_grid_lines(vertices, math.ceil(longest_px))
+    start, stop, cell = _cut_at_grid_lines(vertices, math.ceil(longest_px))
     middle = (start + stop) / 2
-    cell = xp.clip(xp.floor(middle), 0, size - 1)
-    column, row = cell.astype(int).T
+    column, row = xp.clip(cell, 0, size - 1).astype(int).T
     climb = stop[:, 1] - start[:, 1]
     pixel = row * size + column
-    own = add_at(pixel, climb * (1 - (middle[:, 0] - cell[:, 0])), size * size)
+    own = add_at(pixel, climb * (1 - (middle[:, 0] - column.astype(climb.dtype))), size * size)
     own = own.reshape(size, size)
     climbs = add_at(pixel, climb, size * size).reshape(size, size)
     right = xp.cumsum(climbs, axis=1) - climbs
-    # The sign depends on the direction of travel only; cancellation may leave -1e-17.
-    return xp.abs(own + right)
+    area = own + right
+    # The sign depends on the direction of travel only; cancellation may leave -1e-17. Rounding
+    # decides the sign where nothing is covered, so slopes have that of the whole.
+    turned = xp.sign(area.sum()) * area
+    return turned + constant(xp.abs(area) - turned)
 
 
 def _cut_at_grid_lines(
     vertices: Float[Array | np.ndarray, "n 2"], count: int
-) -> tuple[Float[Array | np.ndarray, "m 2"], Float[Array | np.ndarray, "m 2"]]:
-    """Straight pieces of a closed boundary, none of which crosses a pixel's edge.
+) -> tuple[Float[Array | np.ndarray, "m 2"], ...]:
+    """Straight pieces of a closed boundary: their start, stop and pixel, which none leaves.
 
     Args:
         vertices: of the boundary.
@@ -71,12 +73,20 @@ def _cut_at_grid_lines(
     # Steps of at most one pixel cross at most one line of either direction.
     points = start[:, None] + (stop - start)[:, None] * parts
     start, stop = points[:, :-1].reshape(-1, 2), points[:, 1:].reshape(-1, 2)
-    line = xp.maximum(xp.floor(start), xp.floor(stop))
-    step = stop - start
-    stays = xp.floor(start) == xp.floor(stop)
+    first, last = xp.floor(start), xp.floor(stop)
+    step, stays = stop - start, first == last
     # A divisor of 1 where no line is crossed: slopes of what is not used must be finite too.
-    cut = xp.where(stays, 0.0, (line - start) / xp.where(stays, 1.0, step))
-    x, y = cut.T
-    ends = xp.stack([xp.zeros_like(x), xp.minimum(x, y), xp.maximum(x, y), xp.ones_like(x)], -1)
+    cut = (xp.maximum(first, last) - start) / xp.where(stays, 1.0, step)
+    x, y = xp.where(stays, 0.0, cut).T
+    x_first = x <= y
+    ends = xp.stack(
+        [xp.zeros_like(x), xp.where(x_first, x, y), xp.where(x_first, y, x), xp.ones_like(x)], -1
+    )
     points = start[:, None] + step[:, None] * ends[..., None]
-    return points[:, :-1].reshape(-1, 2), points[:, 1:].reshape(-1, 2)
+    # Not from the pieces' middles: rounding may put that of a tiny piece, whose slope is not tiny,
+    # beyond the line. A vertex counts to one pixel, on both its sides.
+    between = xp.stack(
+        [xp.where(x_first, last[:, 0], first[:, 0]), xp.where(x_first, first[:, 1], last[:, 1])], -1
+    )
+    pixels = xp.stack([first, between, last], axis=1)
+    return tuple(part.reshape(-1, 2) for part in (points[:, :-1], points[:, 1:], pixels))
