@@ -65,8 +65,8 @@ def constant(values: Float[Array | np.ndarray, "*n"]) -> Float[Array | np.ndarra
 
 
 def sum_over_rows(
-    xp: ModuleType, function: Callable, *arrays: Float[Array | np.ndarray, "n *row"]
-) -> Float[Array | np.ndarray, "*out"]:
+    xp: ModuleType, function: Callable, *arrays: Float[Array | np.ndarray, "n ..."]
+) -> Float[Array | np.ndarray, "..."]:
     """Sum of `function(*rows)` over the rows of arrays; traced, it is compiled once for all."""
     if xp is np or len(arrays[0]) == 1:
         return functools.reduce(operator.add, map(function, *arrays))
