@@ -22,6 +22,15 @@ Orientation: kernels are point-spread functions in the photograph (x right, y do
 than the focus plane (negative radius) shows the aperture upright; what is nearer shows it turned by
 half a turn, because its rays have not crossed yet when they meet the sensor.
 
+**Derivatives.** Every real-valued field may be traced, or be any JAX scalar: kernels are then made
+by jax.numpy, with the derivatives of the exact areas, instead of NumPy. So may the picture of a
+`KernelImage`. A traced field is not checked, and what holds one cannot be hashed: use it in a
+closure, not as a static argument::
+
+    jax.grad(lambda r: loss(render_radius(..., aperture=Polygon(6, roundness=r), ...)))(0.3)
+
+Where an opening has a kink, as `Squeezed` at 1, the slope is the mean of both sides.
+
 To add a shape, write a frozen dataclass with an `outlines` method and name it in `Shape`.
 """
 
@@ -30,27 +39,26 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from bokeh_jax.optics.kernel_image import KernelImage
-from bokeh_jax.optics.polygon_area import CIRCLE_SIDES, polygon_areas, unit_circle
+from bokeh_jax.optics.namespace import Scalar, in_one_namespace, is_traced, require
+from bokeh_jax.optics.outlines import Outlines, RimCenter, outline_light
+from bokeh_jax.optics.polygon_area import CIRCLE_SIDES, unit_circle
 
 # Rings of constant brightness that stand for a brightness that varies with the radius.
 _BRIGHTNESS_STEPS = 16
 # Sides of each ring's edge; the rings are many, and 3e-5 of their area is all that this costs.
 _RING_SIDES = 512
 
-# Vertices (x, y) of a closed polygon in order, "n 2", and the weight of the area it encloses.
-Outline = tuple[np.ndarray, float]
-
 
 @dataclass(frozen=True)
 class Disc:
     """A wide-open round aperture."""
 
-    def outlines(self, sides: int = CIRCLE_SIDES) -> tuple[Outline, ...]:
+    def outlines(self, sides: int = CIRCLE_SIDES) -> Outlines:
         """The unit circle as a polygon of many sides."""
-        return ((unit_circle(sides), 1.0),)
+        return Outlines(unit_circle(sides)[None], np.ones(1), 2 * math.pi / sides)
 
 
 @dataclass(frozen=True)
@@ -69,27 +77,29 @@ class Polygon:
     """
 
     blades: int
-    rotation_rad: float | int = 0.0
-    roundness: float | int = 0.0
+    rotation_rad: Scalar = 0.0
+    roundness: Scalar = 0.0
 
     def __post_init__(self) -> None:
         if self.blades < 3:
             raise ValueError(f"blades must be at least 3, got {self.blades}")
-        if not 0 <= self.roundness <= 1:
-            raise ValueError(f"roundness must lie in [0, 1], got {self.roundness}")
-        if not math.isfinite(self.rotation_rad):
-            raise ValueError(f"rotation_rad must be finite, got {self.rotation_rad}")
+        require("roundness", self.roundness, lambda value: 0 <= value <= 1, "lie in [0, 1]")
+        require("rotation_rad", self.rotation_rad, math.isfinite, "be finite")
 
-    def outlines(self, sides: int = CIRCLE_SIDES) -> tuple[Outline, ...]:
+    def outlines(self, sides: int = CIRCLE_SIDES) -> Outlines:
         """One outline in or on the unit circle; a bowed side is one of many straight ones."""
+        xp, (rotation_rad, roundness) = in_one_namespace(self.rotation_rad, self.roundness)
         half_side_rad = math.pi / self.blades
         per_side = -(-sides // self.blades)
         turn = np.arange(per_side * self.blades) * (2 * half_side_rad / per_side)
         # Distance of a straight side, seen from the centre in the direction `turn`.
         straight = math.cos(half_side_rad) / np.cos(turn % (2 * half_side_rad) - half_side_rad)
-        distance = straight + self.roundness * (1 - straight)
-        angle = turn + self.rotation_rad
-        return ((np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=-1), 1.0),)
+        distance = straight + roundness * (1 - straight)
+        angle = turn + rotation_rad
+        vertices = xp.stack([distance * xp.cos(angle), distance * xp.sin(angle)], axis=-1)
+        # The same turn is the longest at a corner of straight sides.
+        longest_step = 2 * math.pi / len(turn) / math.cos(half_side_rad)
+        return Outlines(vertices[None], np.ones(1), longest_step)
 
 
 @dataclass(frozen=True)
@@ -110,31 +120,27 @@ class Ring:
     """
 
     shape: Disc | Polygon = Disc()
-    rim: float | int = 2.0
-    power: float | int = 4.0
-    hole: float | int = 0.0
+    rim: Scalar = 2.0
+    power: Scalar = 4.0
+    hole: Scalar = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.rim >= 0 and math.isfinite(self.rim)):
-            raise ValueError(f"rim must be finite and >= 0, got {self.rim}")
-        if not (self.power > 0 and math.isfinite(self.power)):
-            raise ValueError(f"power must be finite and > 0, got {self.power}")
-        if not 0 <= self.hole < 1:
-            raise ValueError(f"hole must lie in [0, 1), got {self.hole}")
+        require("rim", self.rim, lambda value: 0 <= value < math.inf, "be finite and >= 0")
+        require("power", self.power, lambda value: 0 < value < math.inf, "be finite and > 0")
+        require("hole", self.hole, lambda value: 0 <= value < 1, "lie in [0, 1)")
 
-    def outlines(self) -> tuple[Outline, ...]:
+    def outlines(self) -> Outlines:
         """Scaled copies of the shape's outline; see the module's head."""
-        edges = np.linspace(self.hole, 1.0, _BRIGHTNESS_STEPS + 1)
-        exponent = self.power + 2
+        xp, (rim, power, hole) = in_one_namespace(self.rim, self.power, self.hole)
+        edges = xp.linspace(hole, 1.0, _BRIGHTNESS_STEPS + 1)
+        exponent = power + 2
         # The mean of I over the area between two edges, so that no light is lost to the steps.
-        mean = 1 + (self.rim - 1) * 2 / exponent * np.diff(edges**exponent) / np.diff(edges**2)
-        weights = -np.diff(mean, prepend=0.0, append=0.0)
-        ((outline, _),) = self.shape.outlines(_RING_SIDES)
-        return tuple(
-            (outline * edge, float(weight))
-            for edge, weight in zip(edges, weights, strict=True)
-            if edge > 0
-        )
+        mean = 1 + (rim - 1) * 2 / exponent * xp.diff(edges**exponent) / xp.diff(edges**2)
+        weights = -xp.diff(mean, prepend=0.0, append=0.0)
+        # A hole that is known to be none needs no outline.
+        first = 1 if not is_traced(self.hole) and self.hole == 0 else 0
+        (outline,), _, longest_step = self.shape.outlines(_RING_SIDES)
+        return Outlines(outline[None] * edges[first:, None, None], weights[first:], longest_step)
 
 
 @dataclass(frozen=True)
@@ -151,16 +157,17 @@ class Squeezed:
     """
 
     shape: Disc | Polygon | Ring
-    squeeze: float | int
+    squeeze: Scalar
 
     def __post_init__(self) -> None:
-        if not (self.squeeze > 0 and math.isfinite(self.squeeze)):
-            raise ValueError(f"squeeze must be finite and > 0, got {self.squeeze}")
+        require("squeeze", self.squeeze, lambda value: 0 < value < math.inf, "be finite and > 0")
 
-    def outlines(self) -> tuple[Outline, ...]:
+    def outlines(self) -> Outlines:
         """The shape's outlines, scaled along x or y."""
-        scale = np.array([min(1.0, self.squeeze), min(1.0, 1 / self.squeeze)])
-        return tuple((outline * scale, weight) for outline, weight in self.shape.outlines())
+        vertices, weights, longest_step = self.shape.outlines()
+        xp, (squeeze,) = in_one_namespace(self.squeeze)
+        scale = xp.stack([xp.minimum(1.0, squeeze), xp.minimum(1.0, 1 / squeeze)])
+        return Outlines(vertices * scale[None, None], weights, longest_step)
 
 
 Shape = Disc | Polygon | Ring | Squeezed | KernelImage
@@ -183,12 +190,11 @@ class CatEye:
     """
 
     shape: Shape = Disc()
-    amount: float | int = 0.6
+    amount: Scalar = 0.6
     zones: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount < 1:
-            raise ValueError(f"amount must lie in [0, 1), got {self.amount}")
+        require("amount", self.amount, lambda value: 0 <= value < 1, "lie in [0, 1)")
         if self.zones < 2:
             raise ValueError(f"zones must be at least 2, got {self.zones}")
 
@@ -196,7 +202,7 @@ class CatEye:
 Aperture = Disc | Polygon | Ring | Squeezed | KernelImage | CatEye
 
 
-def squeezed(shape: Shape, squeeze: float | int) -> Shape:
+def squeezed(shape: Shape, squeeze: Scalar) -> Shape:
     """Any shape with its width multiplied by `squeeze` relative to its height."""
     match shape:
         case KernelImage():
@@ -208,35 +214,40 @@ def squeezed(shape: Shape, squeeze: float | int) -> Shape:
 
 
 def is_point_symmetric(aperture: Aperture) -> bool:
-    """Whether half a turn leaves the opening as it is, so near and far blur look alike."""
+    """Whether half a turn leaves the opening as it is, so near and far blur look alike.
+
+    False where that depends on a traced value.
+    """
     match aperture:
         case Disc():
             return True
         case Polygon(blades=blades, roundness=roundness):
-            return blades % 2 == 0 or roundness == 1
+            return blades % 2 == 0 or (not is_traced(roundness) and bool(roundness == 1))
         case Ring(shape=shape) | Squeezed(shape=shape):
             return is_point_symmetric(shape)
         case KernelImage():
             picture = aperture.array()
-            return bool(np.array_equal(picture, picture[::-1, ::-1]))
+            return not is_traced(picture) and bool(np.array_equal(picture, picture[::-1, ::-1]))
         case CatEye():
             return False
 
 
 def aperture_kernel(
     aperture: Shape,
-    signed_radius_px: float | int,
+    signed_radius_px: Scalar,
     half_size_px: int,
     *,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "k k"]:
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
     """The kernel of one signed radius: unit sum, area-antialiased, k = 2 * half_size_px + 1.
 
-    Computed with NumPy in float64: a radius is a constant of its layer, never traced.
+    Computed with NumPy in float64, or with jax.numpy where anything is traced; see the module's
+    head. Traced values are not checked.
 
     Args:
         aperture: the shape.
-        signed_radius_px: radius of the circle of confusion; negative beyond the focus plane.
+        signed_radius_px: radius of the circle of confusion; negative beyond the focus plane. Zero
+            only where it is not traced.
         half_size_px: pixels on either side of the kernel's centre.
         rim_center: (x, y) of the rim's centre in units of the opening's radius, less than 1 from
             the axis; None where no rim cuts the opening.
@@ -244,15 +255,13 @@ def aperture_kernel(
     Raises:
         ValueError: the shape does not fit into the kernel, or the rim hides the axis.
     """
-    if not abs(signed_radius_px) <= half_size_px + 0.5:
-        raise ValueError(
-            f"signed_radius_px must lie within half_size_px + 0.5 = {half_size_px + 0.5}, "
-            f"got {signed_radius_px}"
-        )
-    if rim_center is not None and not math.hypot(*rim_center) < 1:
+    most_px = half_size_px + 0.5
+    rule = f"lie within half_size_px + 0.5 = {most_px}"
+    require("signed_radius_px", signed_radius_px, lambda value: abs(value) <= most_px, rule)
+    if rim_center is not None and not is_traced(rim_center) and not math.hypot(*rim_center) < 1:
         raise ValueError(f"rim_center must lie less than 1 from the axis, got {rim_center}")
     size = 2 * half_size_px + 1
-    if signed_radius_px == 0:
+    if not is_traced(signed_radius_px) and signed_radius_px == 0:
         kernel = np.zeros((size, size))
         kernel[half_size_px, half_size_px] = 1.0
         return kernel
@@ -260,24 +269,10 @@ def aperture_kernel(
     if isinstance(aperture, KernelImage):
         light = aperture.light(-signed_radius_px, size, rim_center)
     else:
-        light = np.zeros((size, size))
-        for outline, weight in aperture.outlines():
-            passed = outline if rim_center is None else _cut_by_rim(outline, rim_center)
-            light += weight * polygon_areas(passed * -signed_radius_px + size / 2, size)
+        light = outline_light(aperture.outlines(), -signed_radius_px, size, rim_center)
+    xp, (light,) = in_one_namespace(light)
     # Differences of areas may leave -1e-17 where a hole covers a pixel.
-    light = np.maximum(light, 0.0)
-    if not light.sum() > 0:
+    light = xp.maximum(light, 0.0)
+    if not is_traced(light) and not light.sum() > 0:
         raise ValueError(f"no light of the kernel picture passes a rim at {rim_center}")
     return light / light.sum()
-
-
-def _cut_by_rim(
-    outline: Float[np.ndarray, "n 2"], rim_center: tuple[float, float]
-) -> Float[np.ndarray, "n 2"]:
-    """Move what lies outside the rim's disc towards the centre, onto the rim."""
-    center = np.array(rim_center)
-    distance = np.hypot(outline[:, 0], outline[:, 1])
-    along = (outline / distance[:, None]) @ center
-    # Where the ray from the axis through the vertex leaves the disc of radius 1 around the centre.
-    leaves = along + np.sqrt(along**2 + 1 - center @ center)
-    return outline * np.minimum(1.0, leaves / distance)[:, None]

@@ -20,6 +20,7 @@ from defocus with learned optics", ICCP 2021; fixed signed radii, interpolated k
 surfaces and invented hidden content are this module's own.
 """
 
+import functools
 import math
 
 import jax
@@ -29,6 +30,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc
+from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
 from bokeh_jax.optics.linear import channels, from_channels, kept
@@ -42,9 +44,11 @@ from bokeh_jax.optics.slabs import (
     coarse_hats,
     draw_focus,
     draw_slabs,
+    over,
+    padded_scene,
     slab_arrays,
 )
-from bokeh_jax.optics.small_kernels import Taps, small_kernel_taps
+from bokeh_jax.optics.small_kernels import small_kernel_taps
 from bokeh_jax.optics.surfaces import Scene, coarsen, make_scene
 from bokeh_jax.optics.zones import zone_hats
 
@@ -59,16 +63,16 @@ def render_defocus(
 ) -> Float[Array, "*b h w 3"]:
     """Photograph an all-in-focus image through a lens.
 
-    Differentiable in the image, the disparity and the lens. Computed in float32 (in float64 for a
-    float64 image). Memory does not depend on the number of layers; layers without any pixel are
-    skipped. The image goes on beyond its frame with its edge pixels. Where every radius is zero,
-    the result is the image bit for bit.
+    Differentiable in the image, the disparity, the lens and the aperture's real-valued fields (see
+    `aperture`). Computed in float32 (in float64 for a float64 image). Memory does not depend on the
+    number of layers; layers without any pixel are skipped. The image goes on beyond its frame with
+    its edge pixels. Where every radius is zero, the result is the image bit for bit.
 
     Args:
         image: all in focus, linear light, [0, inf).
         disparity: of the visible surfaces, larger is nearer, in the lens's unit.
         lens: one for all, or one for each image (batch shape `*b`).
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
             to it within compiled functions.
 
@@ -102,7 +106,7 @@ def render_radius(
         image: all in focus, linear light, [0, inf).
         signed_radius_px: of the visible surfaces, positive nearer than the focus; a surface of
             greater radius is taken to hide one of smaller radius.
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static. Signed radii beyond it raise where they are known, and are clamped
             to it within compiled functions.
 
@@ -199,56 +203,61 @@ def _render_levels(
     for _ in range(last_level + 1):
         scenes.append(kept(coarsen, scenes[-1]))
 
-    def draw(slabs: Slabs, taps: Taps | None, level: int, behind: Picture) -> Picture:
-        level_hats = coarse_hats(hats, scenes[level].frame, level)
-        return draw_slabs(scenes[level], scenes[level + 1], slabs, taps, level_hats, behind)
-
     widest = scenes[last_level]
     far = near = jax.tree.map(jnp.zeros_like, Picture(widest.image, widest.near))
-    for stage in sorted(set(plan.stages), reverse=True):
-        level = level_of_stage(stage)
-        if far.coverage.shape != scenes[level].near.shape:
+    for level in range(last_level, -1, -1):
+        if level < last_level:
             far, near = _double(far), _double(near)
-        # One loop over the two sides, so that its body is compiled once.
-        sides = (plan.far_slabs(stage), plan.near_slabs(stage))
-        slabs = [slab_arrays(side, level, aperture, frame, near.coverage.dtype) for side in sides]
-        behind = [far, jax.tree.map(jnp.zeros_like, near)]
-        taps = _taps(slabs)
-        both = jax.lax.map(
-            lambda side, taps=taps, level=level: draw(side[0], taps, level, side[1]),
-            (_stack(slabs), _stack(behind)),
+        level_hats = coarse_hats(hats, scenes[level].frame, level)
+        stages = _stages(plan, level, aperture, frame, near.coverage.dtype)
+        far, near = _draw_level(
+            scenes[level], scenes[level + 1], stages, level_hats, far=far, near=near
         )
-        far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
-        near = _over(near, this)
-    light, coverage = _over(near, draw_focus(scenes[0], scenes[1], plan.in_focus, far))
+    light, coverage = over(near, draw_focus(scenes[0], scenes[1], plan.in_focus, far))
     # Rounding in the transforms may leave less than black, which powers turn into NaN.
     gain = 1 / jnp.maximum(coverage, LEAST_COVERAGE)
     picture = from_channels(tuple(jnp.maximum(color, 0.0) * gain for color in light))
     return picture[..., :height, :width]
 
 
-def _over(front: Picture, back: Picture) -> Picture:
-    through = 1 - front.coverage
-    red, green, blue = (
-        color * through + own for color, own in zip(back.light, front.light, strict=True)
-    )
-    return Picture((red, green, blue), back.coverage * through + front.coverage)
+def _stages(
+    plan: LayerPlan, level: int, aperture: Aperture, frame: tuple[int, int], dtype: jnp.dtype
+) -> list[Slabs]:
+    """Slabs of every stage of a level, from the widest on: far ones, then as many near ones."""
+    stages = sorted({own for own in plan.stages if level_of_stage(own) == level}, reverse=True)
+    sides = [(*plan.far_slabs(stage), *plan.near_slabs(stage)) for stage in stages]
+    half_size_px = kernel_half_size_px(sum(sides, ()), level)
+    return [slab_arrays(slabs, level, half_size_px, aperture, frame, dtype) for slabs in sides]
 
 
-def _taps(sides: list[Slabs]) -> Taps | None:
-    """Taps of all sides' kernels, where sums over them are worth it."""
-    kernels = [side.kernels for side in sides]
-    if not all(isinstance(kernel, np.ndarray) for kernel in kernels):
-        return None
-    return small_kernel_taps(np.concatenate(kernels))
-
-
-def _stack(trees: list):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def _draw_level(
+    scene: Scene,
+    coarser: Scene,
+    stages: list[Slabs],
+    hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    *,
+    far: Picture,
+    near: Picture,
+) -> tuple[Picture, Picture]:
+    """Draw the slabs of one resolution on either side of the focus; see `draw_slabs`."""
+    if not stages:
+        return far, near
+    taps = [small_kernel_taps(slabs.kernels) for slabs in stages]
+    half_size_px = stages[0].kernels.shape[-1] // 2
+    padded = padded_scene(scene, half_size_px, for_transforms=None in taps)
+    for slabs, own_taps in zip(stages, taps, strict=True):
+        draw = functools.partial(draw_slabs, scene, padded, coarser, own_taps, hats)
+        # One loop over the two sides, so that its body is compiled once.
+        sides = jax.tree.map(lambda rows: rows.reshape(2, -1, *rows.shape[1:]), slabs)
+        behind = jax.tree.map(
+            lambda *rows: jnp.stack(rows), far, jax.tree.map(jnp.zeros_like, near)
+        )
+        both = jax.lax.map(lambda side, draw=draw: draw(*side), (sides, behind))
+        far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
+        near = over(near, this)
+    return far, near
 
 
 def _double(picture: Picture) -> Picture:
-    red, green, blue, coverage = channels(
-        double_smoothly(from_channels((*picture.light, picture.coverage)))
-    )
-    return Picture((red, green, blue), coverage)
+    planes = channels(double_smoothly(from_channels((*picture.light, picture.coverage))))
+    return Picture((planes[0], planes[1], planes[2]), planes[3])

@@ -45,7 +45,7 @@ def focal_stack(
         image: all in focus, linear light.
         disparity: of the visible surfaces.
         lenses: the stack's lenses, batch shape `*b m`.
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static, for all pictures.
 
     Raises:

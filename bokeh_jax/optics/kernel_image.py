@@ -11,10 +11,19 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
-from bokeh_jax.optics.polygon_area import polygon_areas, unit_circle
+from bokeh_jax.optics.namespace import Scalar, in_one_namespace, is_traced, require
+from bokeh_jax.optics.outlines import RimCenter
+from bokeh_jax.optics.polygon_area import CIRCLE_SIDES, polygon_areas, unit_circle
+
+# A traced ratio of a picture's pixels is taken to lie between this and its inverse where a rim cuts
+# the picture; beyond, the cut is booked to pixels nearby.
+_LEAST_TRACED_ASPECT = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,12 @@ class KernelImage:
     """An opening given as a picture, such as a photographed point of light.
 
     The picture's longer side spans the circle of confusion; its middle is the centre. It is
-    resampled by area to every radius. Make one with `KernelImage.from_array`; the fields are
-    hashable so that it may be a static argument of a compiled function.
+    resampled by area to every radius. Make one with `KernelImage.from_array`. The fields of a
+    NumPy picture are hashable, so that it may be a static argument of a compiled function; a JAX
+    array stays what it is, and kernels are differentiable in it.
 
     Args:
-        levels: float32 brightness, row by row.
+        levels: brightness; the bytes of float32 values, row by row, or a JAX array "h w".
         height, width: of the picture.
         pixel_aspect: width of a pixel relative to its height.
 
@@ -34,65 +44,83 @@ class KernelImage:
         ValueError: a picture without light, values that are negative or not finite.
     """
 
-    levels: bytes = dataclasses.field(repr=False)
+    levels: bytes | Float[Array, "h w"] = dataclasses.field(repr=False)
     height: int
     width: int
-    pixel_aspect: float | int = 1.0
+    pixel_aspect: Scalar = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.pixel_aspect > 0 and math.isfinite(self.pixel_aspect)):
-            raise ValueError(f"pixel_aspect must be finite and > 0, got {self.pixel_aspect}")
-        if len(self.levels) != 4 * self.height * self.width:
+        aspect_rule = "be finite and > 0"
+        require("pixel_aspect", self.pixel_aspect, lambda value: 0 < value < math.inf, aspect_rule)
+        if isinstance(self.levels, bytes):
+            if len(self.levels) != 4 * self.height * self.width:
+                raise ValueError(
+                    f"levels must hold {self.height} x {self.width} float32 values, "
+                    f"got {len(self.levels)} bytes"
+                )
+        elif self.levels.shape != (self.height, self.width):
             raise ValueError(
-                f"levels must hold {self.height} x {self.width} float32 values, "
-                f"got {len(self.levels)} bytes"
+                f"levels must be {self.height} x {self.width}, got {self.levels.shape}"
             )
-        values = self.array()
+        if isinstance(self.levels, Tracer):
+            return
+        values = np.asarray(self.array())
         if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.sum() > 0):
             raise ValueError("a kernel picture must be finite, not negative and not all dark")
 
     @classmethod
-    def from_array(cls, picture: Float[np.ndarray, "h w"]) -> "KernelImage":
+    def from_array(cls, picture: Float[Array | np.ndarray, "h w"]) -> "KernelImage":
         """A kernel picture, far blur upright; any positive scale means the same."""
+        if isinstance(picture, jax.Array):
+            return cls(picture, *picture.shape)
         values = np.ascontiguousarray(picture, np.float32)
         return cls(values.tobytes(), *values.shape)
 
-    def array(self) -> Float[np.ndarray, "h w"]:
-        """The picture in float64."""
+    def array(self) -> Float[Array | np.ndarray, "h w"]:
+        """The picture in float64; a JAX array in JAX's default precision."""
+        if not isinstance(self.levels, bytes):
+            return jnp.asarray(self.levels, float)
         values = np.frombuffer(self.levels, np.float32).reshape(self.height, self.width)
         return values.astype(np.float64)
 
     def light(
-        self, scale_px: float, size: int, rim_center: tuple[float, float] | None = None
-    ) -> Float[np.ndarray, "k k"]:
+        self, scale_px: Scalar, size: int, rim_center: RimCenter | None = None
+    ) -> Float[Array | np.ndarray, "k k"]:
         """Light in each pixel of a size x size grid, the picture scaled about the grid's middle."""
-        extent = np.array([self.height, self.width * self.pixel_aspect])
-        extent = extent / extent.max()
+        extent = self._extent()
         picture = self.array()
         if rim_center is not None:
-            picture = picture * self._passed_share(extent, rim_center)
+            picture = picture * self._passed_share(rim_center)
         rows, columns = (
-            _overlaps(count, scale_px * float(half_side), size)
+            _overlaps(count, scale_px * half_side, size)
             for count, half_side in zip(picture.shape, extent, strict=True)
         )
         return rows @ picture @ columns.T
 
-    def _passed_share(
-        self, extent: Float[np.ndarray, "2"], rim_center: tuple[float, float]
-    ) -> Float[np.ndarray, "h w"]:
+    def _extent(self) -> Float[Array | np.ndarray, "2"]:
+        """Half the height and half the width, of which the longer is 1."""
+        xp, (aspect,) = in_one_namespace(self.pixel_aspect)
+        height, width = xp.asarray(self.height, float), self.width * aspect
+        return xp.stack([height, width]) / xp.maximum(height, width)
+
+    def _passed_share(self, rim_center: RimCenter) -> Float[Array | np.ndarray, "h w"]:
         """Share of each pixel that the rim lets pass."""
         longer = max(self.height, self.width)
+        center = rim_center if is_traced(rim_center) else np.array(rim_center)
+        xp, (extent, center) = in_one_namespace(self._extent(), center)
         # From the unit circle's coordinates to pixels of the picture.
         pixels_per_unit = np.array([self.width, self.height]) / (2 * extent[::-1])
         middle = np.array([self.width, self.height]) / 2
-        rim = (unit_circle() + np.array(rim_center)) * pixels_per_unit + middle
-        covered = polygon_areas(np.clip(rim, 0.0, longer), longer)
+        rim = (unit_circle() + center[None]) * pixels_per_unit[None] + middle[None]
+        longest_px = math.pi / CIRCLE_SIDES * longer / _LEAST_TRACED_ASPECT
+        covered = polygon_areas(xp.clip(rim, 0.0, longer), longer, longest_px)
         return covered[: self.height, : self.width]
 
 
-def _overlaps(count: int, half_side_px: float, size: int) -> Float[np.ndarray, "k n"]:
+def _overlaps(count: int, half_side_px: Scalar, size: int) -> Float[Array | np.ndarray, "k n"]:
     """Length of each of `count` equal parts of a side within each of `size` pixels of a line."""
+    xp, (half_side_px,) = in_one_namespace(half_side_px)
     ends = size / 2 + half_side_px * (2 * np.arange(count + 1) / count - 1)
-    low, high = np.minimum(ends[:-1], ends[1:]), np.maximum(ends[:-1], ends[1:])
+    low, high = xp.minimum(ends[:-1], ends[1:])[None], xp.maximum(ends[:-1], ends[1:])[None]
     pixel = np.arange(size)[:, None]
-    return np.maximum(0.0, np.minimum(high, pixel + 1) - np.maximum(low, pixel))
+    return xp.maximum(0.0, xp.minimum(high, pixel + 1.0) - xp.maximum(low, 1.0 * pixel))

@@ -1,4 +1,7 @@
-"""The kernels of the layers: constants of the plan, made when the renderer is compiled.
+"""The kernels of the slabs' nodes: constants of the plan, made when the renderer is compiled.
+
+Where the opening is traced they are computed in the renderer instead, by the same functions: one
+loop for all layers of a stage that share a grid of sub-pixels.
 
 **At full resolution.** A photograph is known at its pixels and is linear in between. Averaging that
 over the opening is a convolution with the opening, widened by the interpolation's own kernel and
@@ -9,22 +12,28 @@ sampled at the pixels::
 The opening's area inside every pixel would be its convolution with a box, and half a pixel of
 radius would blur nothing.
 
-**At a lower resolution** the picture is averaged over blocks (D), convolved, and interpolated back
-(U). In the frequency domain, with w' the frequencies that are one on the coarse grid, S = 1 / |w|^2
-the power of photographs and K the kernel wanted, the coarse kernel of least expected error is::
+**At a lower resolution** the picture is shrunk (D), convolved, and interpolated back with cubic
+B-splines (U; see `resample`). In the frequency domain, with w' the frequencies that are one on the
+coarse grid, S = 1 / |w|^2 the power of photographs and K the kernel wanted, the coarse kernel of
+least expected error is::
 
     k(w) = sum S conj(D U) K  /  (sum S |D|^2  sum |U|^2),      the sums over all w'
 
 It makes up for what averaging and interpolation take from the rims.
 """
 
+import functools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Array, Complex, Float
 
 from bokeh_jax.optics.aperture import Aperture, Shape, aperture_kernel
 from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab
+from bokeh_jax.optics.namespace import Scalar, is_traced
+from bokeh_jax.optics.outlines import RimCenter
 from bokeh_jax.optics.resample import CUBIC, LINEAR
 from bokeh_jax.optics.zones import rim_centers, zone_shape
 
@@ -37,8 +46,12 @@ _SUBPIXELS = ((2.0, 25), (8.0, 15), (32.0, 7), (math.inf, 3))
 
 
 def slab_kernels(
-    aperture: Aperture, slabs: tuple[Slab, ...], level: int, frame: tuple[int, int]
-) -> Float[np.ndarray, "s n z k k"]:
+    aperture: Aperture,
+    slabs: tuple[Slab, ...],
+    level: int,
+    half_size_px: int,
+    frame: tuple[int, int],
+) -> Float[Array | np.ndarray, "s n z k k"]:
     """Kernels of the nodes of slabs on one level, by slab, node and zone.
 
     A slab of fewer nodes than others has zeros for those it lacks.
@@ -47,17 +60,18 @@ def slab_kernels(
         aperture: the opening.
         slabs: of that level.
         level: the picture is halved that many times.
+        half_size_px: see `kernel_half_size_px`.
         frame: (h, w) of the whole photograph.
     """
-    half_size_px = kernel_half_size_px(slabs, level)
-    shape, rims = zone_shape(aperture), rim_centers(aperture, frame)
-    size = 2 * half_size_px + 1
-    kernels = np.zeros((len(slabs), NODES_A_SLAB, len(rims), size, size))
-    for s, slab in enumerate(slabs):
-        for n, radius_px in enumerate(slab.nodes_px):
-            for z, rim in enumerate(rims):
-                kernels[s, n, z] = layer_kernel(shape, radius_px, level, half_size_px, rim)
-    return kernels
+    nodes_px = [node_px for slab in slabs for node_px in slab.nodes_px]
+    rims = rim_centers(aperture, frame)
+    own = _kernels(zone_shape(aperture), nodes_px, rims, level, half_size_px)
+    # Behind them stands a kernel of zeros, for the nodes that a slab lacks.
+    own = (jnp if is_traced(own) else np).pad(own, ((0, 1), (0, 0), (0, 0), (0, 0)))
+    index = np.full((len(slabs), NODES_A_SLAB), len(nodes_px))
+    for row, slab in zip(index, slabs, strict=True):
+        row[: len(slab.nodes_px)] = [nodes_px.index(node_px) for node_px in slab.nodes_px]
+    return own[index]
 
 
 def kernel_half_size_px(slabs: tuple[Slab, ...], level: int) -> int:
@@ -73,8 +87,8 @@ def layer_kernel(
     signed_radius_px: float,
     level: int,
     half_size_px: int,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "k k"]:
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
     """The kernel of one layer on one level, unit sum, in float64; see the module's head.
 
     Args:
@@ -96,12 +110,28 @@ def interpolating_kernel(
     shape: Shape,
     signed_radius_px: float,
     half_size_px: int,
-    rim_center: tuple[float, float] | None = None,
-) -> Float[np.ndarray, "k k"]:
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
     """The opening convolved with the tent of linear interpolation, sampled at the pixels."""
     if signed_radius_px == 0:
         return aperture_kernel(shape, 0.0, half_size_px)
-    parts = next(n for most, n in _SUBPIXELS if abs(signed_radius_px) <= most)
+    parts = _subpixels(signed_radius_px)
+    return _widened_by_tent(shape, half_size_px, parts, signed_radius_px, rim_center)
+
+
+def _subpixels(signed_radius_px: float) -> int:
+    """Sub-pixels along a pixel's side; see above."""
+    return next(n for most, n in _SUBPIXELS if abs(signed_radius_px) <= most)
+
+
+def _widened_by_tent(
+    shape: Shape,
+    half_size_px: int,
+    parts: int,
+    signed_radius_px: Scalar,
+    rim_center: RimCenter | None = None,
+) -> Float[Array | np.ndarray, "k k"]:
+    """`interpolating_kernel` by way of `parts` sub-pixels along each side of a pixel."""
     half_parts = half_size_px * parts + parts
     fine = aperture_kernel(shape, signed_radius_px * parts, half_parts, rim_center=rim_center)
     weights = np.convolve(np.ones(parts), np.ones(parts))
@@ -113,15 +143,71 @@ def interpolating_kernel(
     return kernel / kernel.sum()
 
 
+def _kernels(
+    shape: Shape,
+    radii_px: list[float],
+    rims: list[RimCenter] | list[None],
+    level: int,
+    half_size_px: int,
+) -> Float[Array | np.ndarray, "n z k k"]:
+    """`layer_kernel` of every signed radius and rim's centre."""
+    if not is_traced(shape, rims):
+        rows = [
+            [layer_kernel(shape, px, level, half_size_px, rim) for rim in rims] for px in radii_px
+        ]
+        return np.array(rows)
+    kernels = {}
+    # Products in full precision on accelerators too; constants take the type of what is traced.
+    with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
+        for parts in sorted({_subpixels(px) for px in radii_px}):
+            group = [px for px in radii_px if px != 0 and _subpixels(px) == parts]
+            if group:
+                kernels |= _traced_kernels(shape, group, parts, rims, level, half_size_px)
+        if 0.0 in radii_px:
+            sharp = jnp.asarray(aperture_kernel(shape, 0.0, half_size_px), float)
+            kernels[0.0] = jnp.stack([sharp] * len(rims))
+        return jnp.stack([kernels[px] for px in radii_px])
+
+
+def _traced_kernels(
+    shape: Shape,
+    radii_px: list[float],
+    parts: int,
+    rims: list[RimCenter] | list[None],
+    level: int,
+    half_size_px: int,
+) -> dict[float, Float[Array, "z k k"]]:
+    """Kernels by radius of radii with the same sub-pixels; compiled once for all of them."""
+    reaches_px = {px: math.ceil(abs(px)) + 1 for px in radii_px}
+    reach_px = half_size_px if level == 0 else max(reaches_px.values())
+    widened = functools.partial(_widened_by_tent, shape, reach_px, parts)
+    arguments = [jnp.repeat(jnp.asarray(radii_px, float), len(rims))]
+    if rims[0] is not None:
+        centers = jnp.stack([jnp.asarray(rim, float) for rim in rims])
+        arguments.append(jnp.tile(centers, (len(radii_px), 1)))
+    # The pieces of a boundary are many; the backward pass makes them again, kernel by kernel.
+    kernel = jax.checkpoint(lambda row: widened(*row))
+    all_wanted = jax.lax.map(kernel, tuple(arguments))
+    all_wanted = all_wanted.reshape(len(radii_px), len(rims), *all_wanted.shape[1:])
+    if level == 0:
+        return dict(zip(radii_px, all_wanted, strict=True))
+    coarse = {}
+    for px, wanted in zip(radii_px, all_wanted, strict=True):
+        inner = slice(reach_px - reaches_px[px], reach_px + reaches_px[px] + 1)
+        coarsen = functools.partial(_coarse_kernel, level=level, half_size_px=half_size_px)
+        coarse[px] = jax.vmap(coarsen)(wanted[:, inner, inner])
+    return coarse
+
+
 def _coarse_kernel(
-    wanted: Float[np.ndarray, "f f"], level: int, half_size_px: int
-) -> Float[np.ndarray, "k k"]:
+    wanted: Float[Array | np.ndarray, "f f"], level: int, half_size_px: int
+) -> Float[Array | np.ndarray, "k k"]:
     block_px, reach_px = 2**level, len(wanted) // 2
     least_px = max(4 * (reach_px + 4 * block_px), block_px * (2 * half_size_px + 2))
     size_px = 2 ** math.ceil(math.log2(least_px))
-    centred = np.zeros((size_px, size_px))
-    centred[: len(wanted), : len(wanted)] = wanted
-    spectrum = np.fft.fft2(np.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
+    xp = jnp if is_traced(wanted) else np
+    centred = xp.pad(wanted, (0, size_px - len(wanted)))
+    spectrum = xp.fft.fft2(xp.roll(centred, (-reach_px, -reach_px), axis=(0, 1)))
     # Averaging is the transpose of linear doubling.
     averaging = np.conj(_spread_spectrum(level, size_px, LINEAR)) / block_px
     interpolating = _spread_spectrum(level, size_px, CUBIC)
@@ -135,8 +221,8 @@ def _coarse_kernel(
 
     kept = sum_aliases(power * np.conj(averaging * interpolating) * spectrum)
     energy = sum_aliases(power * np.abs(averaging) ** 2) * sum_aliases(np.abs(interpolating) ** 2)
-    kernel = np.fft.ifft2(block_px**2 * kept / energy).real
-    kernel = np.roll(kernel, (half_size_px, half_size_px), axis=(0, 1))
+    kernel = xp.fft.ifft2(block_px**2 * kept / energy).real
+    kernel = xp.roll(kernel, (half_size_px, half_size_px), axis=(0, 1))
     kernel = kernel[: 2 * half_size_px + 1, : 2 * half_size_px + 1]
     return kernel / kernel.sum()
 

@@ -80,8 +80,8 @@ class Slab(NamedTuple):
     def polynomials(self, count: int) -> Float[np.ndarray, "n n"]:
         """Lagrange's polynomials of the nodes, in powers of the place within the slab.
 
-        The place runs from -1 at the farthest node to 1 at the nearest. Rows of zeros stand for the nodes
-        that the slab lacks.
+        The place runs from -1 at the farthest node to 1 at the nearest. Rows of zeros stand for the
+        nodes that the slab lacks.
         """
         own = len(self.nodes_px)
         result = np.zeros((count, count))

@@ -56,7 +56,7 @@ def render_layers(
         layer_disparity: planes (a, b, c), disparity = a x + b y + c with x and y in pixels of the
             visible image, whose pixel (0, 0) is the stored pixel (margin_px, margin_px).
         lens: one for all, or one for each scene (batch shape `*b`).
-        aperture: shape of the blur; static.
+        aperture: shape of the blur; static, or with traced fields.
         max_radius_px: static; signed radii beyond it are clamped to it.
         margin_px: stored pixels beyond the visible image on each side.
 
@@ -137,7 +137,7 @@ def _blur_by_radius(
         signed_px = jnp.abs(signed_px)
     else:
         sides = (*plan.far, *plan.near)
-    slabs = slab_arrays(sides, 0, aperture, frame, planes.dtype)
+    slabs = slab_arrays(sides, 0, half_size_px, aperture, frame, planes.dtype)
     rows, columns = (jnp.asarray(lines, planes.dtype) for lines in zone_hats(aperture, frame))
     sums = sum_over_zones(
         lambda kernels: _blur_slabs(opaque, signed_px, slabs._replace(kernels=kernels), frame),

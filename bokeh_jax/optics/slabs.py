@@ -27,7 +27,7 @@ fixed distance is covered exactly. The normalisation makes a slanted surface, sp
 slabs, opaque and free of seams.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,21 +113,23 @@ class Slabs(NamedTuple):
 def slab_arrays(
     slabs: tuple[Slab, ...],
     level: int,
+    half_size_px: int,
     aperture: Aperture,
     frame: tuple[int, int],
     dtype: jnp.dtype,
 ) -> Slabs:
-    """Slabs of one level as arrays, with their kernels."""
-    rows = {
+    """Slabs of one level as arrays, with their kernels of a half size."""
+    rows: dict[str, Any] = {
         "before": [slab.before_px for slab in slabs],
         "first": [slab.first_px for slab in slabs],
         "last": [slab.last_px for slab in slabs],
         "after": [slab.after_px for slab in slabs],
         "hidden": [_hiding_px(slab) for slab in slabs],
         "polynomials": [slab.polynomials(NODES_A_SLAB) for slab in slabs],
-        "kernels": slab_kernels(aperture, slabs, level, frame),
     }
-    return Slabs(**{name: np.asarray(row, dtype) for name, row in rows.items()})
+    arrays: dict[str, Any] = {name: np.asarray(row, dtype) for name, row in rows.items()}
+    arrays["kernels"] = slab_kernels(aperture, slabs, level, half_size_px, frame).astype(dtype)
+    return Slabs(**arrays)
 
 
 def _hiding_px(slab: Slab) -> tuple[float, float]:
@@ -162,23 +164,23 @@ def draw_focus(scene: Scene, coarser: Scene, in_focus: Slab, behind: Picture) ->
     }
     slab = Slabs(**{name: jnp.asarray(row, scene.near.dtype) for name, row in rows.items()})
     (planes,) = _node_planes(scene, double(_fill(coarser, slab)), slab)
-    return _over(planes, behind)
+    return over(_normalised(planes), behind)
 
 
-def padded_scene(scene: Scene, half_size_px: int) -> Scene:
-    """A scene with room for kernels of a half size around it, of a size good for transforms."""
-    height, width = scene.frame
-    size = (fast_fft_size(height + 2 * half_size_px), fast_fft_size(width + 2 * half_size_px))
-    return scene.padded(size, half_size_px)
+def padded_scene(scene: Scene, half_size_px: int, *, for_transforms: bool) -> Scene:
+    """A scene with room for kernels of an even half size around it, in even numbers of pixels."""
+    size = [length + 2 * half_size_px for length in scene.frame]
+    height, width = (fast_fft_size(n) if for_transforms else n + n % 2 for n in size)
+    return scene.padded((height, width), half_size_px)
 
 
 def draw_slabs(
     scene: Scene,
     padded: Scene,
     coarser: Scene,
-    slabs: Slabs,
     taps: Taps | None,
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    slabs: Slabs,
     behind: Picture,
 ) -> Picture:
     """Draw slabs over what lies farther, far to near; those without any pixel are skipped.
@@ -187,13 +189,12 @@ def draw_slabs(
         scene: at the level's resolution.
         padded: the same, see `padded_scene`.
         coarser: at half of it, where hidden content is invented.
-        slabs: see `Slabs`.
         taps: of the kernels, to sum them pixel by pixel; None for transforms.
         hats: weights of the aperture's zones at this resolution.
+        slabs: see `Slabs`.
         behind: what lies farther.
     """
-    half_size_px = slabs.kernels.shape[-1] // 2
-    size = padded.frame
+    half_size_px, size = slabs.kernels.shape[-1] // 2, padded.frame
 
     def blur(planes: list[list[Array]], slab: Slabs) -> list[Plane]:
         if taps is not None:
@@ -203,7 +204,8 @@ def draw_slabs(
     def add_slab(picture: Picture, slab: Slabs):
         def draw(picture: Picture) -> Picture:
             filled = pad_to(_fill(coarser, slab), (size[0] // 2, size[1] // 2), half_size_px // 2)
-            return _over(blur(_node_planes(padded, double(filled), slab), slab), picture)
+            planes = blur(_node_planes(padded, double(filled), slab), slab)
+            return over(_normalised(planes), picture)
 
         weight = scene.share(slab.weight)
         return jax.lax.cond(jnp.any(weight > 0), draw, lambda same: same, picture), None
@@ -213,15 +215,20 @@ def draw_slabs(
     return jax.lax.scan(add_slab, behind, slabs)[0]
 
 
-def _over(planes: list[Plane], behind: Picture) -> Picture:
-    """Normalise a slab's colours and opacity and composite them."""
-    *color, opaque, covered = planes
-    gain = 1 / jnp.maximum(covered, LEAST_COVERAGE)
-    through = 1 - opaque * gain
+def over(front: Picture, behind: Picture) -> Picture:
+    """Composite one picture over another."""
+    through = 1 - front.coverage
     red, green, blue = (
-        light * through + own * gain for light, own in zip(behind.light, color, strict=True)
+        color * through + own for color, own in zip(behind.light, front.light, strict=True)
     )
-    return Picture((red, green, blue), behind.coverage * through + opaque * gain)
+    return Picture((red, green, blue), behind.coverage * through + front.coverage)
+
+
+def _normalised(planes: list[Plane]) -> Picture:
+    """Colours and opacity of a slab, divided by the normaliser."""
+    red, green, blue, opaque, covered = planes
+    gain = 1 / jnp.maximum(covered, LEAST_COVERAGE)
+    return Picture((red * gain, green * gain, blue * gain), opaque * gain)
 
 
 def _node_planes(scene: Scene, filled: Float[Array, "b 5 h w"], slab: Slabs) -> list[list[Plane]]:

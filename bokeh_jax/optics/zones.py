@@ -22,6 +22,8 @@ import numpy as np
 from jaxtyping import Float
 
 from bokeh_jax.optics.aperture import Aperture, CatEye, Shape
+from bokeh_jax.optics.namespace import in_one_namespace, is_traced
+from bokeh_jax.optics.outlines import RimCenter
 
 
 class ZoneHats(NamedTuple):
@@ -40,14 +42,17 @@ def zone_shape(aperture: Aperture) -> Shape:
     return aperture.shape if isinstance(aperture, CatEye) else aperture
 
 
-def rim_centers(aperture: Aperture, frame: tuple[int, int]) -> list[tuple[float, float] | None]:
+def rim_centers(aperture: Aperture, frame: tuple[int, int]) -> list[RimCenter] | list[None]:
     """Where the rim's centre lies for each zone of a photograph of (h, w) pixels.
 
-    One None for an opening that does not change over the frame.
+    One None for an opening that does not change over the frame; JAX arrays for a traced amount.
     """
     if not isinstance(aperture, CatEye):
         return [None]
-    nodes = -aperture.amount * node_positions(aperture.zones, frame)
+    _, (amount,) = in_one_namespace(aperture.amount)
+    nodes = -amount * node_positions(aperture.zones, frame)
+    if is_traced(nodes):
+        return list(nodes)
     return [(float(x), float(y)) for x, y in nodes]
 
 
