@@ -33,7 +33,7 @@ from bokeh_jax.optics.aperture import Aperture, Disc
 from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
-from bokeh_jax.optics.linear import channels, from_channels, kept
+from bokeh_jax.optics.linear import channels, from_channels, kept, unstack
 from bokeh_jax.optics.matting import split_silhouettes
 from bokeh_jax.optics.resample import double_smoothly
 from bokeh_jax.optics.slabs import (
@@ -253,7 +253,10 @@ def _draw_level(
             lambda *rows: jnp.stack(rows), far, jax.tree.map(jnp.zeros_like, near)
         )
         both = jax.lax.map(lambda side, draw=draw: draw(*side), (sides, behind))
-        far, this = (jax.tree.map(lambda planes, i=i: planes[i], both) for i in (0, 1))
+        rows = [unstack(planes) for planes in jax.tree.leaves(both)]
+        far, this = (
+            jax.tree.unflatten(jax.tree.structure(near), row) for row in zip(*rows, strict=True)
+        )
         near = over(near, this)
     return far, near
 

@@ -48,6 +48,24 @@ def _in_its_own_computation(function: Callable, *arguments):
     return jax.lax.cond(is_finite, function, not_a_number, *arguments)
 
 
+def stepwise(function: Callable) -> Callable:
+    """A function of arrays whose results and whose slopes are kept; reverse mode only.
+
+    Its slopes are computed from its arguments again, apart from those of what uses it: a chain of
+    such steps is computed once for every step, a fused one many times over.
+    """
+
+    def forward(*arguments):
+        return kept(function, *arguments), arguments
+
+    def backward(arguments, cotangents):
+        return kept(lambda *both: jax.vjp(function, *both[0])[1](both[1]), arguments, cotangents)
+
+    step = jax.custom_vjp(functools.partial(kept, function))
+    step.defvjp(forward, backward)
+    return step
+
+
 def _apart(planes):
     return tuple(planes[:, i] for i in range(planes.shape[1]))
 
@@ -67,3 +85,15 @@ def channels(planes: Inexact[Array, "b c *n"]) -> tuple[Inexact[Array, "b *n"], 
 def from_channels(planes: tuple[Inexact[Array, "b *n"], ...]) -> Inexact[Array, "b c *n"]:
     """Planes in one array, as they were before `channels`."""
     return _together(planes)
+
+
+def _rows(stacked):
+    return tuple(stacked[i] for i in range(stacked.shape[0]))
+
+
+_unstacked = with_transpose(_rows, lambda rows: jnp.stack(rows), keep=False)
+
+
+def unstack(stacked: Inexact[Array, "r *n"]) -> tuple[Inexact[Array, "*n"], ...]:
+    """Rows of an array; their cotangents are stacked, not padded and added."""
+    return _unstacked(stacked)

@@ -17,13 +17,14 @@ the squares of their shares, the smallest change of N and F that explains the pi
 parts of the light add up to I.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from bokeh_jax.optics.linear import channels, from_channels
+from bokeh_jax.optics.linear import channels, from_channels, kept, stepwise, unstack
 from bokeh_jax.optics.local_color import Plane, collect, dot
 
 # Weight of the disparity map's word, relative to the energy of the two colours.
@@ -93,13 +94,14 @@ def _local_colors(
 
     def of_surface(surface_px):
         *sums, weight = collect(planes, radius_px, surface_px, same_surface_px)
-        color = jnp.stack([total / jnp.maximum(weight, _TINY) for total in sums])
+        color = tuple(total / jnp.maximum(weight, _TINY) for total in sums)
         return color, jnp.minimum(1.0, weight / _FULL_TRUST)
 
     # A loop, so that the sums over the neighbours are compiled once for both.
     asked = jnp.stack([surface_px[:, 0] for surface_px in surfaces_px])
-    (near, far), (near_trust, far_trust) = jax.lax.map(of_surface, asked)
-    return (near[0], near[1], near[2]), near_trust, (far[0], far[1], far[2]), far_trust
+    (red, green, blue), trust = jax.tree.map(unstack, jax.lax.map(of_surface, asked))
+    near, far = ((red[i], green[i], blue[i]) for i in (0, 1))
+    return near, trust[0], far, trust[1]
 
 
 def _unmix(
@@ -111,26 +113,84 @@ def _unmix(
 ) -> tuple[Plane, Colors]:
     """The nearer surface's share of each pixel and its light; see the module's head."""
     named = is_near.astype(trust.dtype)
+    share = _share(image, near_color, far_color, named, trust)
+    red, green, blue = (
+        _near_light(color, near, far, share, named, trust)
+        for color, near, far in zip(image, near_color, far_color, strict=True)
+    )
+    return share, (red, green, blue)
+
+
+@stepwise
+def _share(image: Colors, near_color: Colors, far_color: Colors, named: Plane, trust: Plane):
+    """The nearer surface's share; `named` is one where the disparity map names that surface."""
     contrast = [near - far for near, far in zip(near_color, far_color, strict=True)]
     energy = dot(near_color, near_color) + dot(far_color, far_color)
     damping = _DAMPING * energy + _TINY
     off_far = [color - far for color, far in zip(image, far_color, strict=True)]
     share = (dot(off_far, contrast) + damping * named) / (dot(contrast, contrast) + damping)
     share = jnp.clip(share, 0.5 * named, 0.5 + 0.5 * named)
-    share = named + trust * (share - named)
+    return named + trust * (share - named)
+
+
+@stepwise
+def _near_light(color: Plane, near: Plane, far: Plane, share: Plane, named: Plane, trust: Plane):
+    """One colour of the nearer surface's light."""
     near_part = share**2 / (share**2 + (1 - share) ** 2)
-    lights = []
-    for color, near, far in zip(image, near_color, far_color, strict=True):
-        residual = color - share * near - (1 - share) * far
-        light = jnp.clip(share * near + near_part * residual, 0.0, color)
-        # Off the silhouettes rounding must not move light from one surface to the other.
-        lights.append(jnp.where(trust > 0, light, jnp.where(is_near, color, 0.0)))
-    return share, (lights[0], lights[1], lights[2])
+    residual = color - share * near - (1 - share) * far
+    light = jnp.clip(share * near + near_part * residual, 0.0, color)
+    # Off the silhouettes rounding must not move light from one surface to the other.
+    return jnp.where(trust > 0, light, color * named)
 
 
+@jax.custom_vjp
 def highest_of_neighbours(plane: Float[Array, "*n h w"]) -> Float[Array, "*n h w"]:
-    """The greatest value in each pixel's 3 x 3 neighbourhood."""
-    margins = [(0, 0)] * (plane.ndim - 2) + [(1, 1), (1, 1)]
-    padded = jnp.pad(plane, margins, constant_values=-jnp.inf)
-    rows = jnp.maximum(jnp.maximum(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
-    return jnp.maximum(jnp.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])
+    """The greatest value in each pixel's 3 x 3 neighbourhood; its slope goes to all that have it.
+
+    Differentiable in reverse mode.
+    """
+    rows = functools.reduce(jnp.maximum, _shifted(plane, -2, -jnp.inf))
+    return functools.reduce(jnp.maximum, _shifted(rows, -1, -jnp.inf))
+
+
+def _highest_forward(plane: Array) -> tuple[Array, tuple[Array, Array]]:
+    highest = highest_of_neighbours(plane)
+    return highest, (plane, highest)
+
+
+def _highest_backward(saved: tuple[Array, Array], slopes: Array) -> tuple[Array]:
+    """Written out: the transposes of slices and maxima would be computed many times over."""
+    plane, highest = saved
+
+    def share(plane, highest, slopes):
+        around = [
+            shifted
+            for row in _shifted(plane, -2, -jnp.inf)
+            for shifted in _shifted(row, -1, -jnp.inf)
+        ]
+        count = sum((value == highest).astype(plane.dtype) for value in around)
+        return slopes / count
+
+    def collect(plane, highest, shares):
+        total = jnp.zeros_like(plane)
+        for rows in zip(_shifted(highest, -2, jnp.inf), _shifted(shares, -2, 0.0), strict=True):
+            for value, given in zip(
+                *(_shifted(row, -1, fill) for row, fill in zip(rows, (jnp.inf, 0.0), strict=True)),
+                strict=True,
+            ):
+                total += jnp.where(plane == value, given, 0.0)
+        return total
+
+    return (kept(collect, plane, highest, kept(share, plane, highest, slopes)),)
+
+
+highest_of_neighbours.defvjp(_highest_forward, _highest_backward)
+
+
+def _shifted(plane: Array, axis: int, beyond: float) -> list[Array]:
+    """A plane as each pixel's predecessor, itself and its successor along an axis have it."""
+    margins = [(0, 0)] * plane.ndim
+    margins[axis] = (1, 1)
+    padded = jnp.pad(plane, margins, constant_values=beyond)
+    size = plane.shape[axis]
+    return [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture
@@ -52,6 +53,10 @@ SAME_SURFACE_PX = 1.0
 SAME_SURFACE_SHARE = 0.4
 # Least covered share of a kernel that is divided by; below it rounding would be amplified.
 LEAST_COVERAGE = 1e-2
+
+
+# Name of what is kept of a slab for the backward pass.
+_KEPT = "blurred planes of a slab"
 
 
 class Picture(NamedTuple):
@@ -205,13 +210,14 @@ def draw_slabs(
         def draw(picture: Picture) -> Picture:
             filled = pad_to(_fill(coarser, slab), (size[0] // 2, size[1] // 2), half_size_px // 2)
             planes = blur(_node_planes(padded, double(filled), slab), slab)
-            return over(_normalised(planes), picture)
+            return over(_normalised(checkpoint_name(planes, _KEPT)), picture)
 
         weight = scene.share(slab.weight)
         return jax.lax.cond(jnp.any(weight > 0), draw, lambda same: same, picture), None
 
-    # Only the pictures so far are kept for the backward pass; a slab is drawn again from them.
-    add_slab = jax.checkpoint(add_slab, prevent_cse=False)
+    # Only the pictures so far and the blurred planes are kept for the backward pass.
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    add_slab = jax.checkpoint(add_slab, prevent_cse=False, policy=policy)
     return jax.lax.scan(add_slab, behind, slabs)[0]
 
 
