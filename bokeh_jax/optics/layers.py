@@ -26,6 +26,7 @@ from bokeh_jax.optics.defocus import compute_dtype
 from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, plan_layers
 from bokeh_jax.optics.lens import Lens
+from bokeh_jax.optics.slab_shares import node_shares, weight
 from bokeh_jax.optics.slabs import Slabs, slab_arrays
 from bokeh_jax.optics.small_kernels import crop
 from bokeh_jax.optics.zones import zone_hats
@@ -161,15 +162,16 @@ def _blur_slabs(
     fft_shape = padded_fft_shape(frame, half_size_px)
 
     def add_slab(total, slab: Slabs):
-        weight = slab.weight(signed_px)
+        own = weight(slab.reach, signed_px)
 
         def add(total):
-            for node, kernel in enumerate(slab.kernels):
-                planes = opaque * (weight * slab.node_share(node, signed_px))
-                total += spectrum(planes, fft_shape) * spectrum(kernel, fft_shape)[None, None]
+            of_nodes = node_shares(slab.reach, signed_px)
+            for of_node, kernel in zip(of_nodes, slab.kernels, strict=True):
+                planes = spectrum(opaque * (own * of_node), fft_shape)
+                total += planes * spectrum(kernel, fft_shape)[None, None]
             return total
 
-        return jax.lax.cond(jnp.any(weight > 0), add, lambda total: total, total), None
+        return jax.lax.cond(jnp.any(own > 0), add, lambda total: total, total), None
 
     nothing = jnp.zeros_like(jnp.fft.rfft2(opaque[..., :1, :1], s=fft_shape))
     add_slab = jax.checkpoint(add_slab, prevent_cse=False)

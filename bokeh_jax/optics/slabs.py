@@ -44,6 +44,7 @@ from bokeh_jax.optics.linear import channels, from_channels
 from bokeh_jax.optics.local_color import Plane
 from bokeh_jax.optics.matting import Colors
 from bokeh_jax.optics.resample import double
+from bokeh_jax.optics.slab_shares import Reach, Shared, weight, with_kept_shares
 from bokeh_jax.optics.small_kernels import Taps, sum_taps
 from bokeh_jax.optics.surfaces import Scene, pad_to
 
@@ -67,52 +68,17 @@ class Picture(NamedTuple):
 
 
 class Slabs(NamedTuple):
-    """What tells the slabs of a stage apart, one row for each, from far to near; radii in pixels.
+    """What tells the slabs of a stage apart, one row for each, from far to near.
 
     NumPy arrays where they are made, so that constants are known as such; traced in the loop.
 
     Attributes:
-        before, first, last, after: signed radii between which a surface belongs to the slab, in
-            full from first to last.
-        hidden: signed radii of a surface that begins to hide the slab and of one that hides it.
-        polynomials: see `Slab.polynomials`.
+        reach: their radii.
         kernels: of the nodes, by zone.
     """
 
-    before: Float[Array, " s"]
-    first: Float[Array, " s"]
-    last: Float[Array, " s"]
-    after: Float[Array, " s"]
-    hidden: Float[Array, "s 2"]
-    polynomials: Float[Array, "s n n"]
+    reach: Reach
     kernels: Float[Array, "s n z k k"]
-
-    def weight(self, signed_px: Array) -> Array:
-        """Share of a surface that belongs to the slab."""
-        rising = _ramp(signed_px, self.before, self.first)
-        return jnp.minimum(rising, 1 - _ramp(signed_px, self.last, self.after))
-
-    def up_to(self, signed_px: Array) -> Array:
-        """Share of a surface that belongs to the slab or to farther ones."""
-        return 1 - _ramp(signed_px, self.last, self.after)
-
-    def hides(self, signed_px: Array) -> Array:
-        """Whether a surface hides the slab, between 0 and 1."""
-        return _ramp(signed_px, self.hidden[0], self.hidden[1])
-
-    def node_share(self, node: int, signed_px: Array) -> Array:
-        """How much of a node's kernel makes up the kernel of a radius; one in sum over the nodes.
-
-        Radii outside the slab have the kernel of its nearest end.
-        """
-        middle, half = (self.last + self.first) / 2, (self.last - self.first) / 2
-        place = (jnp.clip(signed_px, self.first, self.last) - middle) / jnp.where(
-            half > 0, half, 1.0
-        )
-        share = jnp.zeros_like(place)
-        for factor in self.polynomials[node][::-1]:
-            share = share * place + factor
-        return share
 
 
 def slab_arrays(
@@ -124,17 +90,16 @@ def slab_arrays(
     dtype: jnp.dtype,
 ) -> Slabs:
     """Slabs of one level as arrays, with their kernels of a half size."""
-    rows: dict[str, Any] = {
-        "before": [slab.before_px for slab in slabs],
-        "first": [slab.first_px for slab in slabs],
-        "last": [slab.last_px for slab in slabs],
-        "after": [slab.after_px for slab in slabs],
-        "hidden": [_hiding_px(slab) for slab in slabs],
-        "polynomials": [slab.polynomials(NODES_A_SLAB) for slab in slabs],
-    }
-    arrays: dict[str, Any] = {name: np.asarray(row, dtype) for name, row in rows.items()}
-    arrays["kernels"] = slab_kernels(aperture, slabs, level, half_size_px, frame).astype(dtype)
-    return Slabs(**arrays)
+    rows = [_reach(slab, NODES_A_SLAB, dtype) for slab in slabs]
+    reach = jax.tree.map(lambda *parts: np.stack(parts), *rows)
+    return Slabs(reach, slab_kernels(aperture, slabs, level, half_size_px, frame).astype(dtype))
+
+
+def _reach(slab: Slab, nodes: int, dtype: jnp.dtype) -> Reach:
+    radii_px = (slab.before_px, slab.first_px, slab.last_px, slab.after_px)
+    rows = (*radii_px, _hiding_px(slab), slab.polynomials(nodes))
+    arrays: list[Any] = [np.asarray(row, dtype) for row in rows]
+    return Reach(*arrays)
 
 
 def _hiding_px(slab: Slab) -> tuple[float, float]:
@@ -158,17 +123,8 @@ def coarse_hats(
 
 def draw_focus(scene: Scene, coarser: Scene, in_focus: Slab, behind: Picture) -> Picture:
     """Draw what is in focus, which no kernel blurs, over what lies farther."""
-    rows = {
-        "before": in_focus.before_px,
-        "first": 0.0,
-        "last": 0.0,
-        "after": in_focus.after_px,
-        "hidden": _hiding_px(in_focus),
-        "polynomials": in_focus.polynomials(1),
-        "kernels": np.ones((1, 1, 1, 1)),
-    }
-    slab = Slabs(**{name: jnp.asarray(row, scene.near.dtype) for name, row in rows.items()})
-    (planes,) = _node_planes(scene, double(_fill(coarser, slab)), slab)
+    reach = jax.tree.map(jnp.asarray, _reach(in_focus, 1, scene.near.dtype))
+    (planes,) = _node_planes(reach, scene, double(_fill(reach, coarser)))
     return over(_normalised(planes), behind)
 
 
@@ -208,12 +164,13 @@ def draw_slabs(
 
     def add_slab(picture: Picture, slab: Slabs):
         def draw(picture: Picture) -> Picture:
-            filled = pad_to(_fill(coarser, slab), (size[0] // 2, size[1] // 2), half_size_px // 2)
-            planes = blur(_node_planes(padded, double(filled), slab), slab)
+            filled = _fill(slab.reach, coarser)
+            filled = pad_to(filled, (size[0] // 2, size[1] // 2), half_size_px // 2)
+            planes = blur(_node_planes(slab.reach, padded, double(filled)), slab)
             return over(_normalised(checkpoint_name(planes, _KEPT)), picture)
 
-        weight = scene.share(slab.weight)
-        return jax.lax.cond(jnp.any(weight > 0), draw, lambda same: same, picture), None
+        is_used = [jnp.any(weight(slab.reach, px) > 0) for px in (scene.near, scene.far)]
+        return jax.lax.cond(is_used[0] | is_used[1], draw, lambda same: same, picture), None
 
     # Only the pictures so far and the blurred planes are kept for the backward pass.
     policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
@@ -237,37 +194,39 @@ def _normalised(planes: list[Plane]) -> Picture:
     return Picture((red * gain, green * gain, blue * gain), opaque * gain)
 
 
-def _node_planes(scene: Scene, filled: Float[Array, "b 5 h w"], slab: Slabs) -> list[list[Plane]]:
+@with_kept_shares
+def _node_planes(
+    shared: Shared, reach: Reach, scene: Scene, filled: Float[Array, "b 5 h w"]
+) -> list[list[Plane]]:
     """What the kernels of a slab's nodes average: colours, opacity and the normaliser."""
     *fill, opacity, radius_px = channels(filled)
-    seen, weight = scene.share(slab.up_to), scene.share(slab.weight)
-    hidden = scene.share(slab.hides)
+    near, far, own = (shared(reach, px) for px in (scene.near, scene.far, radius_px))
+    hidden = scene.share(near.hides, far.hides)
     invented = hidden * opacity
     # What is not the slab is seen past it, as its surface would be if it went on.
-    other = seen - weight + hidden
+    other = scene.share(near.up_to - near.weight, far.up_to - far.weight) + hidden
     nodes = []
-    for node in range(slab.polynomials.shape[0]):
-        share, light = scene.share_and_light(
-            lambda px, node=node: slab.weight(px) * slab.node_share(node, px)
-        )
-        own = slab.node_share(node, radius_px)
-        of_invented = invented * own
+    for of_near, of_far, of_own in zip(near.nodes, far.nodes, own.nodes, strict=True):
+        share, light = scene.share_and_light(near.weight * of_near, far.weight * of_far)
+        of_invented = invented * of_own
         red, green, blue = (a + of_invented * b for a, b in zip(light, fill, strict=True))
-        nodes.append([red, green, blue, share + of_invented, share + other * own])
+        nodes.append([red, green, blue, share + of_invented, share + other * of_own])
     return nodes
 
 
-def _fill(coarser: Scene, slab: Slabs) -> Float[Array, "b 5 h2 w2"]:
+def _fill(reach: Reach, coarser: Scene) -> Float[Array, "b 5 h2 w2"]:
     """Colours, opacity and radius of a slab where it is hidden, at the coarser resolution."""
-    weight, light = coarser.share_and_light(slab.weight)
-    radius_px = coarser.share(lambda px: slab.weight(px) * px)
-    seen = coarser.share(slab.up_to)
-    return fill_coarse(
-        from_channels((*light, weight, radius_px)),
-        from_channels((weight, weight, weight, seen, weight)),
-    )
+    weighted, confidence = _seen(reach, coarser)
+    return fill_coarse(from_channels(weighted), from_channels(confidence))
 
 
-def _ramp(signed_px: Array, zero_px: Array, one_px: Array) -> Array:
-    """From 0 at one radius to 1 at another, constant outside."""
-    return jnp.clip((signed_px - zero_px) / (one_px - zero_px), 0.0, 1.0)
+@with_kept_shares
+def _seen(
+    shared: Shared, reach: Reach, scene: Scene
+) -> tuple[tuple[Plane, ...], tuple[Plane, ...]]:
+    """What is seen of a slab, see `_fill`: values times their confidence, and the confidence."""
+    near, far = shared(reach, scene.near), shared(reach, scene.far)
+    weight, light = scene.share_and_light(near.weight, far.weight)
+    radius_px = scene.share(near.weight * scene.near, far.weight * scene.far)
+    seen = scene.share(near.up_to, far.up_to)
+    return (*light, weight, radius_px), (weight, weight, weight, seen, weight)

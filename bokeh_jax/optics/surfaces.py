@@ -12,11 +12,11 @@ light is averaged over 4 x 4 pixels, with weights [1 3 3 1] along either axis, b
 2 x 2 lets through frequencies that the coarse grid cannot tell from lower ones: 3 dB of the error
 of kernels of a few pixels. At silhouettes it stays with the four pixels, so that no colour leaks.
 
-Any function of depth, such as the share that belongs to a slab, is then a mean of two values.
+What depends on depth, such as the share that belongs to a slab, is then a mean of two values.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,8 +32,6 @@ _TINY = 1e-12
 # Radii that differ by less than this within a coarse pixel and its neighbours are one surface's;
 # those that differ by twice as much are not.
 _SAME_SURFACE_PX = 2.0
-
-OfRadius = Callable[[Plane], Plane]
 
 
 class Scene(NamedTuple):
@@ -57,19 +55,17 @@ class Scene(NamedTuple):
         """Height and width in pixels."""
         return (self.near.shape[-2], self.near.shape[-1])
 
-    def share(self, function: OfRadius) -> Plane:
-        """Mean of a function of the radius over the pixel's surfaces."""
-        near, far = function(self.near), function(self.far)
+    def share(self, near: Plane, far: Plane) -> Plane:
+        """Mean over a pixel's surfaces of what each of them has."""
         return far + (near - far) * self.near_share
 
-    def share_and_light(self, function: OfRadius) -> tuple[Plane, Colors]:
-        """The mean, and the light with each surface's part weighted by its value."""
-        near, far = function(self.near), function(self.far)
+    def share_and_light(self, near: Plane, far: Plane) -> tuple[Plane, Colors]:
+        """The mean, and the light with each surface's part weighted by what it has."""
         red, green, blue = (
             far * color + (near - far) * light
             for color, light in zip(self.image, self.near_light, strict=True)
         )
-        return far + (near - far) * self.near_share, (red, green, blue)
+        return self.share(near, far), (red, green, blue)
 
     def padded(self, size: tuple[int, int], first: int = 0) -> "Scene":
         """Continued by edge pixels to (height, width), the frame beginning at `first`."""
