@@ -2,20 +2,21 @@
 
     out_p(x) = sum over layers n and taps o of k_n(o) plane_np(x + o)
 
-One fused loop: a tap costs a load and a multiplication, which up to radii of about five pixels is
-less than a transform. The transpose, with g the cotangents
+One fused loop: a tap costs a load and an addition, which up to radii of about five pixels is less
+than a transform. Taps of equal weight, such as all that lie inside the opening, are added up before
+they are multiplied. The transpose, with g the cotangents
 continued by zeros::
 
     of plane_np(y) = sum over o of k_n(o) g_p(y - o)
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bokeh_jax.optics.linear import kept
 
@@ -25,8 +26,12 @@ _MOST_TAPS = 300
 # Partial sums that are added up at the end: a chain of additions waits for each one's result.
 _CHAINS = 4
 
-# (row, column) of the taps of every layer's kernel.
-Taps = tuple[tuple[tuple[int, int], ...], ...]
+# Taps are one group where their weights agree to this share of the greatest one.
+_EQUAL_WEIGHTS = 1e-7
+
+# (row, column) of taps of equal weight, in groups, for every layer.
+Group = tuple[tuple[int, int], ...]
+Taps = tuple[tuple[Group, ...], ...]
 
 
 def small_kernel_taps(kernels: Float[Array | np.ndarray, "s n z k k"]) -> Taps | None:
@@ -40,7 +45,17 @@ def small_kernel_taps(kernels: Float[Array | np.ndarray, "s n z k k"]) -> Taps |
     used = np.any(kernels[:, :, 0] != 0, axis=0)
     if used.sum() > _MOST_TAPS:
         return None
-    return tuple(tuple((int(y), int(x)) for y, x in np.argwhere(layer)) for layer in used)
+    return tuple(_groups(kernels[:, n, 0], np.argwhere(layer)) for n, layer in enumerate(used))
+
+
+def _groups(kernels: Float[np.ndarray, "s k k"], taps: Int[np.ndarray, "t 2"]) -> tuple[Group, ...]:
+    """Taps whose weights are the same in all kernels, together."""
+    unit = _EQUAL_WEIGHTS * max(np.abs(kernels).max(initial=0.0), np.finfo(float).tiny)
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for y, x in taps:
+        weights = tuple(int(weight) for weight in np.rint(kernels[:, y, x] / unit))
+        groups.setdefault(weights, []).append((int(y), int(x)))
+    return tuple(tuple(group) for group in groups.values())
 
 
 def sum_taps(
@@ -69,7 +84,14 @@ def crop(
     plane: Float[Array, "*n hp wp"], first: int, frame: tuple[int, int]
 ) -> Float[Array, "*n h w"]:
     """The frame of a padded plane."""
-    return plane[..., first : first + frame[0], first : first + frame[1]]
+    return crop_at(plane, first, first, frame)
+
+
+def crop_at(
+    plane: Float[Array, "*n hp wp"], top: int, left: int, frame: tuple[int, int]
+) -> Float[Array, "*n h w"]:
+    """A frame cut out of a plane."""
+    return plane[..., top : top + frame[0], left : left + frame[1]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -79,12 +101,11 @@ def _sum_taps(taps, frame, size, layers, kernels):
 
 def _gather(taps, frame, layers, kernels):
     last = kernels.shape[-1] - 1
-    terms = (
-        kernel[y, x] * planes[..., last - y :, last - x :][..., : frame[0], : frame[1]]
-        for planes, kernel, own in zip(layers, kernels, taps, strict=True)
-        for y, x in own
+    sums = (
+        _weighted_sum(lambda y, x, p=planes: crop_at(p, last - y, last - x, frame), kernel, groups)
+        for planes, kernel, groups in zip(layers, kernels, taps, strict=True)
     )
-    return _total(terms)
+    return functools.reduce(jnp.add, sums)
 
 
 def _spread(taps, frame, size, cotangents, kernels):
@@ -94,9 +115,16 @@ def _spread(taps, frame, size, cotangents, kernels):
     ]
     gains = jnp.pad(cotangents, [(0, 0)] * (cotangents.ndim - 2) + margins)
     return tuple(
-        _total(kernel[y, x] * gains[..., y : y + size[0], x : x + size[1]] for y, x in own)
-        for kernel, own in zip(kernels, taps, strict=True)
+        _weighted_sum(lambda y, x: crop_at(gains, y, x, size), kernel, groups)
+        for kernel, groups in zip(kernels, taps, strict=True)
     )
+
+
+def _weighted_sum(
+    window: Callable[[int, int], Array], kernel: Float[Array, "k k"], groups: tuple[Group, ...]
+) -> Array:
+    """Sum of windows times their weights: one multiplication for each group."""
+    return _total(kernel[group[0]] * _total(window(*tap) for tap in group) for group in groups)
 
 
 def _total(terms: Iterable[Array]) -> Array:
