@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.linear import kept
-from bokeh_jax.optics.local_color import Plane
 
 
 class Reach(NamedTuple):
@@ -47,17 +46,17 @@ class Shares(NamedTuple):
     """What a surface is to a slab; see the module's head.
 
     Attributes:
-        weight, up_to, hides: one value for each pixel.
+        weight, up_to, hides: one value for each surface.
         nodes: l_j of each node.
     """
 
-    weight: Plane
-    up_to: Plane
-    hides: Plane
-    nodes: tuple[Plane, ...]
+    weight: Float[Array, "*n"]
+    up_to: Float[Array, "*n"]
+    hides: Float[Array, "*n"]
+    nodes: tuple[Float[Array, "*n"], ...]
 
 
-Shared = Callable[[Reach, Plane], Shares]
+Shared = Callable[[Reach, Array], Shares]
 
 
 def weight(reach: Reach, signed_px: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -78,8 +77,8 @@ def node_shares(reach: Reach, signed_px: Float[Array, "*n"]) -> tuple[Float[Arra
     return tuple(_polynomial(reach.polynomials[node], place) for node in range(count))
 
 
-def shares(reach: Reach, signed_px: Plane) -> Shares:
-    """All shares of a plane of surfaces."""
+def shares(reach: Reach, signed_px: Float[Array, "*n"]) -> Shares:
+    """All shares of surfaces."""
     up_to = 1 - _ramp(signed_px, reach.last, reach.after)
     hides = _ramp(signed_px, reach.hidden[0], reach.hidden[1])
     nodes = node_shares(reach, signed_px)
@@ -106,15 +105,15 @@ def with_kept_shares(function: Callable) -> Callable:
 
 
 @jax.custom_vjp
-def _kept_shares(reach: Reach, signed_px: Plane) -> Shares:
+def _kept_shares(reach: Reach, signed_px: Array) -> Shares:
     return kept(shares, reach, signed_px)
 
 
-def _forward(reach: Reach, signed_px: Plane):
+def _forward(reach: Reach, signed_px: Array):
     return _kept_shares(reach, signed_px), (reach, signed_px)
 
 
-def _backward(saved: tuple[Reach, Plane], cotangents: Shares):
+def _backward(saved: tuple[Reach, Array], cotangents: Shares):
     reach, signed_px = saved
 
     def slopes(signed_px, cotangents):

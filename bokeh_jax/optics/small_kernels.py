@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from bokeh_jax.optics.linear import kept
 
@@ -81,15 +81,15 @@ def sum_taps(
 
 
 def crop(
-    plane: Float[Array, "*n hp wp"], first: int, frame: tuple[int, int]
-) -> Float[Array, "*n h w"]:
+    plane: Inexact[Array, "*n hp wp"], first: int, frame: tuple[int, int]
+) -> Inexact[Array, "*n h w"]:
     """The frame of a padded plane."""
     return crop_at(plane, first, first, frame)
 
 
 def crop_at(
-    plane: Float[Array, "*n hp wp"], top: int, left: int, frame: tuple[int, int]
-) -> Float[Array, "*n h w"]:
+    plane: Inexact[Array, "*n hp wp"], top: int, left: int, frame: tuple[int, int]
+) -> Inexact[Array, "*n h w"]:
     """A frame cut out of a plane."""
     return plane[..., top : top + frame[0], left : left + frame[1]]
 
@@ -104,6 +104,7 @@ def _gather(taps, frame, layers, kernels):
     sums = (
         _weighted_sum(lambda y, x, p=planes: crop_at(p, last - y, last - x, frame), kernel, groups)
         for planes, kernel, groups in zip(layers, kernels, taps, strict=True)
+        if groups
     )
     return functools.reduce(jnp.add, sums)
 
@@ -116,6 +117,8 @@ def _spread(taps, frame, size, cotangents, kernels):
     gains = jnp.pad(cotangents, [(0, 0)] * (cotangents.ndim - 2) + margins)
     return tuple(
         _weighted_sum(lambda y, x: crop_at(gains, y, x, size), kernel, groups)
+        if groups
+        else jnp.zeros((*gains.shape[:-2], *size), gains.dtype)
         for kernel, groups in zip(kernels, taps, strict=True)
     )
 

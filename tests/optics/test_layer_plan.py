@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab, level_of_stage, plan
 
 def test_slabs_move_apart_as_kernels_grow():
     plan = plan_layers(70.0)
-    ends = [(slab.nodes_px[0], slab.nodes_px[-1]) for slab in plan.near]
+    ends = [(slab.first_px, slab.last_px) for slab in plan.near]
     expected = [(0.5, 2), (2.5, 4.5), (5.5, 8.5), (9.5, 14), (16, 24), (28, 42), (49, 70)]
     np.testing.assert_allclose(ends, expected)
     assert plan.stages == (0, 1, 2, 2, 2, 3, 3)
@@ -36,12 +37,12 @@ def test_slabs_follow_each_other_from_far_to_near_without_a_gap(max_radius_px):
     slabs.append(plan.in_focus)
     slabs += [slab for stage in reversed(stages) for slab in plan.near_slabs(stage)]
     assert slabs.index(plan.in_focus) == len(plan.near)
-    for farther, nearer in zip(slabs, slabs[1:], strict=False):
-        assert farther.after_px == nearer.nodes_px[0]
-        assert nearer.before_px == farther.nodes_px[-1]
-        assert farther.nodes_px[-1] < nearer.nodes_px[0]
-    assert slabs[0].nodes_px[0] == -max_radius_px
-    assert slabs[-1].nodes_px[-1] == max_radius_px
+    for farther, nearer in itertools.pairwise(slabs):
+        assert farther.after_px == nearer.first_px
+        assert nearer.before_px == farther.last_px
+        assert farther.last_px < nearer.first_px
+    assert slabs[0].first_px == -max_radius_px
+    assert slabs[-1].last_px == max_radius_px
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,8 @@ def test_polynomials_are_one_at_their_own_node_and_reproduce_squares(max_radius_
     slab = plan_layers(max_radius_px).far[-1] if max_radius_px > 0 else Slab((0.0,), -1.0, 1.0)
     polynomials, count = slab.polynomials(NODES_A_SLAB), len(slab.nodes_px)
     assert not polynomials[count:].any()
-    place = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
+    # Nodes run outwards from the focus, and the place from far to near.
+    place = np.linspace(1, -1, count) if count > 1 else np.zeros(1)
     values = polynomials[:count] @ np.vander(place, NODES_A_SLAB, increasing=True).T
     np.testing.assert_allclose(values, np.eye(count), atol=1e-12)
     if count < 3:
