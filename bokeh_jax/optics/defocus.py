@@ -33,7 +33,14 @@ from bokeh_jax.optics.aperture import Aperture, Disc
 from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
-from bokeh_jax.optics.linear import channels, from_channels, kept, unstack
+from bokeh_jax.optics.linear import (
+    channels,
+    color_planes,
+    from_channels,
+    image_of,
+    kept,
+    unstack,
+)
 from bokeh_jax.optics.matting import split_silhouettes
 from bokeh_jax.optics.resample import double_smoothly
 from bokeh_jax.optics.slabs import (
@@ -143,11 +150,12 @@ def render_window(
     height, width = signed_radius_px.shape[-2:]
     signed = signed_radius_px.astype(dtype).reshape(-1, 1, height, width)
     signed = jnp.clip(signed, -max_radius_px, max_radius_px)
-    planes = jnp.moveaxis(image.astype(dtype).reshape(-1, height, width, 3), -1, 1)
+    colors = color_planes(image.astype(dtype).reshape(-1, height, width, 3))
+    planes = from_channels(colors)
     surfaces = split_silhouettes(planes, signed, SAME_SURFACE_PX)
     scene = make_scene(planes, surfaces)
     rendered = _render_levels(scene, plan, aperture, hats, frame)
-    return jnp.moveaxis(rendered, 1, -1).reshape(image.shape)
+    return image_of(rendered).reshape(image.shape)
 
 
 def _check_shapes(image: Array, plane: Array, name: str) -> None:
@@ -193,7 +201,7 @@ def _render_levels(
     aperture: Aperture,
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
     frame: tuple[int, int],
-) -> Float[Array, "b 3 h w"]:
+) -> tuple[Float[Array, "b h w"], ...]:
     """Composite the stages: far and near blur from the widest on, and what is in focus between."""
     height, width = scene.frame
     last_level = level_of_stage(plan.last_stage)
@@ -216,8 +224,10 @@ def _render_levels(
     light, coverage = over(near, draw_focus(scenes[0], scenes[1], plan.in_focus, far))
     # Rounding in the transforms may leave less than black, which powers turn into NaN.
     gain = 1 / jnp.maximum(coverage, LEAST_COVERAGE)
-    picture = from_channels(tuple(jnp.maximum(color, 0.0) * gain for color in light))
-    return picture[..., :height, :width]
+    picture = kept(
+        lambda light, gain: [jnp.maximum(color, 0.0) * gain for color in light], light, gain
+    )
+    return tuple(color[..., :height, :width] for color in picture)
 
 
 def _stages(

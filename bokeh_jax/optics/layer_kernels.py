@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from bokeh_jax.optics.aperture import Aperture, Shape, aperture_kernel
-from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab
+from bokeh_jax.optics.layer_plan import Slab
 from bokeh_jax.optics.namespace import Scalar, is_traced
 from bokeh_jax.optics.outlines import RimCenter
 from bokeh_jax.optics.resample import CUBIC, LINEAR
@@ -68,7 +68,7 @@ def slab_kernels(
     own = _kernels(zone_shape(aperture), nodes_px, rims, level, half_size_px)
     # Behind them stands a kernel of zeros, for the nodes that a slab lacks.
     own = (jnp if is_traced(own) else np).pad(own, ((0, 1), (0, 0), (0, 0), (0, 0)))
-    index = np.full((len(slabs), NODES_A_SLAB), len(nodes_px))
+    index = np.full((len(slabs), max(len(slab.nodes_px) for slab in slabs)), len(nodes_px))
     for row, slab in zip(index, slabs, strict=True):
         row[: len(slab.nodes_px)] = [nodes_px.index(node_px) for node_px in slab.nodes_px]
     return own[index]

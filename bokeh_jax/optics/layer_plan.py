@@ -13,34 +13,36 @@ these radii, and surfaces between two slabs belong to both in linear shares::
 What is in focus is a slab of its own, so that it stays bit for bit. The outermost slab ends at the
 largest radius.
 
-**Nodes.** A slab has kernels for three radii, its ends and its middle. In between, the kernel of
-radius r is interpolated by Lagrange's polynomials (`Slab.polynomials`)::
+**Nodes.** A slab has kernels for a few evenly spaced radii, and the kernel of a radius in between
+is a mixture of the two nearest, in linear shares. (Lagrange's polynomials would need fewer nodes,
+but where a share is negative, a light's disc gets a dark rim.)
 
-    k_r = sum over nodes j of l_j(r) k_j,      l_j(r_i) = 1 if i = j else 0
-
-which costs three kernels where a mixture of the two nearest would need five for the same error.
-
-**Stages.** Kernels up to 2 px are summed pixel by pixel (stage 0). Wider ones go through the
-frequency domain: at full resolution up to 4.5 px (stage 1), and because a kernel of radius r passes
-little above the frequency 1/r, on halved pictures up to 24 px (stage 2), and one more halving for
-every two slabs after that.
+**Stages** are slabs of one resolution with as many nodes. Kernels up to 4.5 px are summed pixel by
+pixel, at full resolution (stages 0 and 1). Wider ones go through the frequency domain; because a
+kernel of radius r passes little above the frequency 1/r, on halved pictures up to 24 px (stages 2
+and 3), and on pictures halved once more for every two slabs after that.
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-# (first radius, last radius, stage) of the slabs on one side of the focus.
-_SLABS_PX = ((0.5, 2.0, 0), (2.5, 4.5, 1), (5.5, 8.5, 2), (9.5, 14.0, 2), (16.0, 24.0, 2))
+# (first radius, last radius, nodes, stage) of the slabs on one side of the focus.
+_SLABS_PX = (
+    (0.5, 2.0, 4, 0),
+    (2.5, 4.5, 4, 1),
+    (5.5, 8.5, 4, 2),
+    (9.5, 14.0, 3, 3),
+    (16.0, 24.0, 3, 3),
+)
+# How often the picture is halved for each of these stages.
+_LEVELS = (0, 0, 1, 1)
 # Beyond the table: where a slab starts, relative to the end of the last one, and where it ends.
 _NEXT_START, _NEXT_END = 7 / 6, 3 / 2
 _SLABS_A_STAGE = 2
-NODES_A_SLAB = 3
-# A slab that is cut to less than this share of its width needs no node in its middle.
-_NARROW = 0.25
-# ... and one cut to less than this is its end alone.
+_NODES_BEYOND = 3
+# A slab that is cut to less than this share of its width is its end alone.
 _NOTHING = 0.02
 
 
@@ -77,20 +79,12 @@ class Slab(NamedTuple):
         nodes_px = tuple(-node_px for node_px in self.nodes_px)
         return Slab(nodes_px, -self.after_px, -self.before_px)
 
-    def polynomials(self, count: int) -> Float[np.ndarray, "n n"]:
-        """Lagrange's polynomials of the nodes, in powers of the place within the slab.
-
-        The place runs from -1 at the farthest node to 1 at the nearest. Rows of zeros stand for the
-        nodes that the slab lacks.
-        """
-        own = len(self.nodes_px)
-        result = np.zeros((count, count))
-        if own == 1:
-            result[0, 0] = 1.0
-            return result
-        place = np.interp(self.nodes_px, (self.first_px, self.last_px), (-1.0, 1.0))
-        result[:own, :own] = np.linalg.inv(np.vander(place, increasing=True)).T
-        return result
+    @property
+    def step_px(self) -> float:
+        """Signed distance from one node to the next."""
+        if len(self.nodes_px) == 1:
+            return 1.0
+        return (self.nodes_px[-1] - self.nodes_px[0]) / (len(self.nodes_px) - 1)
 
 
 class LayerPlan(NamedTuple):
@@ -141,9 +135,13 @@ def plan_layers(max_radius_px: float | int) -> LayerPlan:
     nodes_px: list[tuple[float, ...]] = [(0.0,)]
     stages: list[int] = []
     while nodes_px[-1][-1] < max_radius_px:
-        start_px, end_px, stage = _range(len(stages))
+        start_px, end_px, count, stage = _range(len(stages))
         first_px, last_px = min(start_px, max_radius_px), min(end_px, max_radius_px)
-        nodes_px.append(_nodes_px(first_px, last_px, (last_px - first_px) / (end_px - start_px)))
+        share = (last_px - first_px) / (end_px - start_px)
+        # As many spaces as the same distance between nodes asks for.
+        spaces = math.ceil(share * (count - 1)) if share > _NOTHING else 0
+        own_px = np.linspace(last_px, first_px, spaces + 1)[::-1]
+        nodes_px.append(tuple(float(px) for px in own_px))
         stages.append(stage)
     # Nothing lies beyond the outermost slab, so any distance will do.
     ends_px = [*(nodes[0] for nodes in nodes_px[1:]), nodes_px[-1][-1] + 1.0]
@@ -154,7 +152,7 @@ def plan_layers(max_radius_px: float | int) -> LayerPlan:
 
 def level_of_stage(stage: int) -> int:
     """How often the picture is halved."""
-    return max(0, stage - 1)
+    return _LEVELS[stage] if stage < len(_LEVELS) else _LEVELS[-1] + stage + 1 - len(_LEVELS)
 
 
 def check_max_radius(max_radius_px: float | int) -> None:
@@ -163,24 +161,12 @@ def check_max_radius(max_radius_px: float | int) -> None:
         raise ValueError(f"max_radius_px must be finite and >= 0, got {max_radius_px}")
 
 
-def _range(index: int) -> tuple[float, float, int]:
-    """First and last radius of a slab, counted from the focus, and its stage."""
+def _range(index: int) -> tuple[float, float, int, int]:
+    """First and last radius of a slab, counted from the focus, its nodes and its stage."""
     beyond = index - len(_SLABS_PX) + 1
     if beyond <= 0:
         return _SLABS_PX[index]
-    _, last_px, last_stage = _SLABS_PX[-1]
+    _, last_px, _, last_stage = _SLABS_PX[-1]
     start_px = last_px * _NEXT_START * (_NEXT_START * _NEXT_END) ** (beyond - 1)
-    return start_px, start_px * _NEXT_END, last_stage + -(-beyond // _SLABS_A_STAGE)
-
-
-def _nodes_px(first_px: float, last_px: float, share: float) -> tuple[float, ...]:
-    """The radii of a slab that have a kernel, given the share of its width that is left."""
-    if share < _NOTHING:
-        return (last_px,)
-    if share < _NARROW:
-        return (first_px, last_px)
-    # The ends and, with three nodes, the middle: Chebyshev's points of the second kind.
-    turn = np.linspace(np.pi, 0.0, NODES_A_SLAB)
-    middle_px, half_px = (first_px + last_px) / 2, (last_px - first_px) / 2
-    inner_px = (middle_px + half_px * np.cos(turn))[1:-1]
-    return (first_px, *(float(px) for px in inner_px), last_px)
+    stage = last_stage + -(-beyond // _SLABS_A_STAGE)
+    return start_px, start_px * _NEXT_END, _NODES_BEYOND, stage

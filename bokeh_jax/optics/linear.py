@@ -97,3 +97,27 @@ _unstacked = with_transpose(_rows, lambda rows: jnp.stack(rows), keep=False)
 def unstack(stacked: Inexact[Array, "r *n"]) -> tuple[Inexact[Array, "*n"], ...]:
     """Rows of an array; their cotangents are stacked, not padded and added."""
     return _unstacked(stacked)
+
+
+_color_planes = with_transpose(
+    lambda image: tuple(image[..., i] for i in range(image.shape[-1])),
+    lambda planes: jnp.stack(planes, axis=-1),
+    keep=False,
+)
+
+
+def color_planes(image: Inexact[Array, "*n c"]) -> tuple[Inexact[Array, "*n"], ...]:
+    """Colours of an image, one by one."""
+    return _color_planes(image)
+
+
+_image_of = with_transpose(
+    lambda planes: jnp.stack(planes, axis=-1),
+    lambda image: tuple(image[..., i] for i in range(image.shape[-1])),
+    keep=False,
+)
+
+
+def image_of(planes: tuple[Inexact[Array, "*n"], ...]) -> Inexact[Array, "*n c"]:
+    """An image of its colours, as they were before `color_planes`."""
+    return _image_of(planes)

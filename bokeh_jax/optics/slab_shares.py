@@ -7,9 +7,10 @@ by
     weight = min(r(p; before, first), 1 - r(p; last, after))
     up to  = 1 - r(p; last, after)             to the slab or to farther ones
     hides  = r(p; hidden_0, hidden_1)          whether it hides the slab
-    l_j    = Lagrange's polynomial of node j at p, held to [first, last]
+    l_j    = max(0, 1 - |t - j|)               of node j, t = (p - node_0) / step for p held to
+                                               [first, last]
 
-All are piecewise polynomials. The weights of all slabs sum to one, and so do the l_j of each.
+All are piecewise linear. The weights of all slabs sum to one, and so do the l_j of each.
 
 A sum of planes times such shares needs each of them in each of its slopes, so the backward pass
 computes them once and keeps them (`with_kept_shares`); the forward pass is faster without.
@@ -30,16 +31,20 @@ class Reach(NamedTuple):
 
     Attributes:
         before, first, last, after: see the module's head.
+        node: signed radius of the first node, counted from the focus.
+        step: signed distance from there to the next.
         hidden: signed radii of a surface that begins to hide the slab and of one that hides it.
-        polynomials: see `Slab.polynomials`.
+        indices: 0, 1, ... of the nodes.
     """
 
     before: Float[Array, "*s"]
     first: Float[Array, "*s"]
     last: Float[Array, "*s"]
     after: Float[Array, "*s"]
+    node: Float[Array, "*s"]
+    step: Float[Array, "*s"]
     hidden: Float[Array, "*s 2"]
-    polynomials: Float[Array, "*s n n"]
+    indices: Float[Array, "*s n"]
 
 
 class Shares(NamedTuple):
@@ -70,11 +75,9 @@ def node_shares(reach: Reach, signed_px: Float[Array, "*n"]) -> tuple[Float[Arra
 
     Radii outside the slab have the kernel of its nearest end.
     """
-    middle, half = (reach.last + reach.first) / 2, (reach.last - reach.first) / 2
-    place = jnp.clip(signed_px, reach.first, reach.last) - middle
-    place = place / jnp.where(half > 0, half, 1.0)
-    count = reach.polynomials.shape[-1]
-    return tuple(_polynomial(reach.polynomials[node], place) for node in range(count))
+    place = (jnp.clip(signed_px, reach.first, reach.last) - reach.node) / reach.step
+    count = reach.indices.shape[-1]
+    return tuple(jnp.maximum(0.0, 1 - jnp.abs(place - reach.indices[j])) for j in range(count))
 
 
 def shares(reach: Reach, signed_px: Float[Array, "*n"]) -> Shares:
@@ -125,14 +128,6 @@ def _backward(saved: tuple[Reach, Array], cotangents: Shares):
 _kept_shares.defvjp(_forward, _backward)
 
 
-def _polynomial(factors: Float[Array, " n"], place: Float[Array, "*p"]) -> Float[Array, "*p"]:
-    """A polynomial from the factors of its powers, the lowest first."""
-    total = jnp.zeros_like(place)
-    for power in range(factors.shape[0] - 1, -1, -1):
-        total = total * place + factors[power]
-    return total
-
-
-def _ramp(signed_px: Array, zero_px: Array, one_px: Array) -> Array:
+def _ramp(signed_px, zero_px, one_px) -> Array:
     """From 0 at one radius to 1 at another, constant outside."""
     return jnp.clip((signed_px - zero_px) / (one_px - zero_px), 0.0, 1.0)

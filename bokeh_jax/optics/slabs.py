@@ -1,9 +1,9 @@
 """Drawing the slabs of one stage over what lies farther.
 
 A slab (see `layer_plan`) holds the surfaces between two signed radii, with w the share of a pixel
-that belongs to it. Its kernel for the radius r is interpolated between those of its nodes, so with
-l_j the interpolation's weights and B_j the convolution with node j's kernel, a plane P is blurred
-by sum over j of B_j(l_j(r) P). What is drawn depends on two more shares of every pixel::
+that belongs to it. Its kernel for the radius r is a mixture of those of its nodes, so with l_j the
+share of node j and B_j the convolution with its kernel, a plane P is blurred by
+sum over j of B_j(l_j(r) P). What is drawn depends on two more shares of every pixel::
 
     seen   = share of surfaces in the slab or farther    what is visible here is it, or farther
     hidden = share of surfaces nearer than its nearest end by T or more: really hiding it here
@@ -39,7 +39,7 @@ from bokeh_jax.optics.aperture import Aperture
 from bokeh_jax.optics.blur import blur_sum, fast_fft_size
 from bokeh_jax.optics.hidden import fill_coarse
 from bokeh_jax.optics.layer_kernels import slab_kernels
-from bokeh_jax.optics.layer_plan import NODES_A_SLAB, Slab
+from bokeh_jax.optics.layer_plan import Slab
 from bokeh_jax.optics.linear import channels, from_channels
 from bokeh_jax.optics.local_color import Plane
 from bokeh_jax.optics.matting import Colors
@@ -78,7 +78,7 @@ class Slabs(NamedTuple):
     """
 
     reach: Reach
-    kernels: Float[Array, "s n z k k"]
+    kernels: Float[Array | np.ndarray, "s n z k k"]
 
 
 def slab_arrays(
@@ -90,14 +90,14 @@ def slab_arrays(
     dtype: jnp.dtype,
 ) -> Slabs:
     """Slabs of one level as arrays, with their kernels of a half size."""
-    rows = [_reach(slab, NODES_A_SLAB, dtype) for slab in slabs]
-    reach = jax.tree.map(lambda *parts: np.stack(parts), *rows)
-    return Slabs(reach, slab_kernels(aperture, slabs, level, half_size_px, frame).astype(dtype))
+    kernels = slab_kernels(aperture, slabs, level, half_size_px, frame).astype(dtype)
+    rows = [_reach(slab, kernels.shape[1], dtype) for slab in slabs]
+    return Slabs(jax.tree.map(lambda *parts: np.stack(parts), *rows), kernels)
 
 
 def _reach(slab: Slab, nodes: int, dtype: jnp.dtype) -> Reach:
-    radii_px = (slab.before_px, slab.first_px, slab.last_px, slab.after_px)
-    rows = (*radii_px, _hiding_px(slab), slab.polynomials(nodes))
+    radii_px = (slab.before_px, slab.first_px, slab.last_px, slab.after_px, slab.nodes_px[0])
+    rows = (*radii_px, slab.step_px, _hiding_px(slab), range(nodes))
     arrays: list[Any] = [np.asarray(row, dtype) for row in rows]
     return Reach(*arrays)
 
@@ -158,9 +158,10 @@ def draw_slabs(
     half_size_px, size = slabs.kernels.shape[-1] // 2, padded.frame
 
     def blur(planes: list[list[Array]], slab: Slabs) -> list[Plane]:
+        kernels = jnp.asarray(slab.kernels)
         if taps is not None:
-            return sum_taps(planes, slab.kernels[:, 0], taps, scene.frame)
-        return blur_sum(planes, slab.kernels, hats, size, scene.frame)
+            return sum_taps(planes, kernels[:, 0], taps, scene.frame)
+        return blur_sum(planes, kernels, hats, size, scene.frame)
 
     def add_slab(picture: Picture, slab: Slabs):
         def draw(picture: Picture) -> Picture:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from bokeh_jax.optics.linear import kept
 
 # Beyond this many taps a transform is faster.
-_MOST_TAPS = 300
+_MOST_TAPS = 450
 
 # Partial sums that are added up at the end: a chain of additions waits for each one's result.
 _CHAINS = 4
@@ -96,17 +96,18 @@ def crop_at(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _sum_taps(taps, frame, size, layers, kernels):
-    return kept(functools.partial(_gather, taps, frame), layers, kernels)
-
-
-def _gather(taps, frame, layers, kernels):
-    last = kernels.shape[-1] - 1
-    sums = (
-        _weighted_sum(lambda y, x, p=planes: crop_at(p, last - y, last - x, frame), kernel, groups)
+    # Layer by layer: a loop over the taps of five is several times slower than five loops.
+    sums = [
+        kept(functools.partial(_gather, groups, frame), planes, kernel)
         for planes, kernel, groups in zip(layers, kernels, taps, strict=True)
         if groups
-    )
+    ]
     return functools.reduce(jnp.add, sums)
+
+
+def _gather(groups, frame, planes, kernel):
+    last = kernel.shape[-1] - 1
+    return _weighted_sum(lambda y, x: crop_at(planes, last - y, last - x, frame), kernel, groups)
 
 
 def _spread(taps, frame, size, cotangents, kernels):

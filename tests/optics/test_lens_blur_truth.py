@@ -70,13 +70,13 @@ def test_photographs_with_depth_come_close_to_the_truth():
         assert mean > least_decibel, f"focus {focus}"
 
 
-@pytest.mark.parametrize(("focus", "least_decibel"), [(0.5, 58.7), (0.0, 58.5)])
+@pytest.mark.parametrize(("focus", "least_decibel"), [(0.5, 58.8), (0.0, 58.6)])
 def test_a_slanted_surface_comes_close_to_the_truth(focus, least_decibel):
     assert decibel_of_photograph(load("slanted_plane"), focus) > least_decibel
 
 
 def test_known_layers_come_closer_still():
-    for focus, least_decibel in ((1.0, 72.5), (0.0, 75.2), (0.5, 43.8)):
+    for focus, least_decibel in ((1.0, 72.5), (0.0, 75.2), (0.5, 43.2)):
         results = []
         for name in TWO_LAYERS:
             scene = load(name)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixed_kernel import mixed_kernel
 
 from bokeh_jax.optics import Disc, Lens, Polygon, render_defocus
 from bokeh_jax.optics.defocus import _check_values
@@ -50,11 +51,7 @@ def test_a_point_of_light_becomes_the_aperture(aperture, radius_px):
     picture = render(
         image, flat, Lens(1 - radius_px / 8, 8.0), aperture=aperture, max_radius_px=5.0
     )
-    # Layers lie half a pixel apart up to 4 px; between two of them the kernels are mixed linearly.
-    inner, outer = math.floor(2 * abs(radius_px)) / 2, math.ceil(2 * abs(radius_px)) / 2
-    share, sign = 2 * (abs(radius_px) - inner), math.copysign(1, radius_px)
-    kernel = (1 - share) * interpolating_kernel(aperture, sign * inner, 9)
-    kernel += share * interpolating_kernel(aperture, sign * outer, 9)
+    kernel = mixed_kernel(aperture, radius_px, 5.0, 9)
     np.testing.assert_allclose(picture, kernel[..., None] * [1.0, 2.0, 40.0], atol=4e-6)
     assert picture.min() >= 0
 

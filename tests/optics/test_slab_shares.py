@@ -43,10 +43,21 @@ def test_between_two_slabs_a_surface_has_the_kernels_of_both_ends():
     px = jnp.float32([2.0, 2.25, 2.5])
     np.testing.assert_allclose(weight(rows[index], px), [0, 0.5, 1], atol=1e-6)
     np.testing.assert_allclose(weight(rows[index - 1], px), [1, 0.5, 0], atol=1e-6)
-    np.testing.assert_allclose(
-        jnp.stack(node_shares(rows[index], px))[:, :2], [[1, 1], [0, 0], [0, 0]], atol=1e-6
-    )
-    np.testing.assert_allclose(jnp.stack(node_shares(rows[index - 1], px))[2], [1, 1, 1], atol=1e-6)
+    ends = [node_shares(rows[index], px), node_shares(rows[index - 1], px)]
+    np.testing.assert_allclose(ends[0][0], [1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(ends[1][3], [1, 1, 1], atol=1e-6)
+
+
+@given(st.sampled_from([1.0, 4.0, 6.5, 20.0]), st.integers(0, 100))
+def test_shares_of_nodes_mix_the_two_nearest_radii_linearly(max_radius_px, seed):
+    slabs, rows = reaches(max_radius_px)
+    for slab, row in zip(slabs, rows, strict=True):
+        within = np.random.default_rng(seed).uniform(slab.first_px, slab.last_px, 9)
+        own = np.stack(node_shares(row, jnp.float32(within)))
+        assert own.min() >= 0
+        assert (np.count_nonzero(own, axis=0) <= 2).all()
+        np.testing.assert_allclose(own.sum(0), 1, atol=1e-5)
+        np.testing.assert_allclose(slab.nodes_px @ own[: len(slab.nodes_px)], within, atol=2e-5)
 
 
 def test_a_slab_is_hidden_by_what_is_nearer_than_its_surface_going_on():
