@@ -6,6 +6,7 @@ front of it, seen through every aperture.
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +23,7 @@ from bokeh_jax.optics import (
     render_radius,
 )
 
+render = jax.jit(render_radius, static_argnames=("aperture", "max_radius_px"))
 FOLDER = Path(__file__).parent / "images"
 HEIGHT, WIDTH, RADIUS_PX = 120, 200, 13.0
 
@@ -66,7 +68,7 @@ def main() -> None:
     for name, aperture in APERTURES.items():
         # Each depth on its own: lights of one do not hide those of the other.
         picture = 0.01 + sum(
-            render_radius(
+            render(
                 jnp.asarray(np.where(part[..., None], light, 0.0)),
                 jnp.full(part.shape, radius),
                 aperture=aperture,

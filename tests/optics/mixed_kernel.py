@@ -1,11 +1,11 @@
-"""The kernel that the renderer has for a radius, from those of its nodes."""
+"""Kernels as the renderer has them: of any radius, and by zone."""
 
 import math
 
 import numpy as np
 
-from bokeh_jax.optics.layer_kernels import interpolating_kernel
-from bokeh_jax.optics.layer_plan import plan_layers
+from bokeh_jax.optics.layer_kernels import interpolating_kernel, slab_kernels
+from bokeh_jax.optics.layer_plan import Slab, plan_layers
 
 
 def mixed_kernel(aperture, radius_px, max_radius_px, half_size_px):
@@ -19,3 +19,9 @@ def mixed_kernel(aperture, radius_px, max_radius_px, half_size_px):
         for i in (outer - 1, outer)
     ]
     return (1 - share) * kernels[0] + share * kernels[1]
+
+
+def zone_kernels(aperture, signed_radii_px, half_size_px, frame):
+    """Kernels at full resolution, by radius and zone."""
+    slabs = tuple(Slab((float(px),), 0.0, 0.0) for px in signed_radii_px)
+    return slab_kernels(aperture, slabs, 0, half_size_px, frame)[:, 0]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixed_kernel import zone_kernels
 from scipy.optimize import minimize
 
 from bokeh_jax.optics import (
@@ -21,7 +22,11 @@ from bokeh_jax.optics import (
     squeezed,
 )
 from bokeh_jax.optics.aperture import is_point_symmetric
-from bokeh_jax.optics.layer_kernels import interpolating_kernel, slab_kernels, zone_kernels
+from bokeh_jax.optics.layer_kernels import (
+    interpolating_kernel,
+    kernel_half_size_px,
+    slab_kernels,
+)
 from bokeh_jax.optics.layer_plan import plan_layers
 
 # Exact in float32, in which NumPy pictures are kept.
@@ -53,7 +58,8 @@ SHAPES = {
 def kernels(aperture):
     """Kernels at half the resolution, on both sides, from two sizes of sub-pixels."""
     plan = plan_layers(9.0)
-    return slab_kernels(aperture, plan, (*plan.far_slabs(2)[:1], *plan.near_slabs(2)), 1, (20, 30))
+    slabs = (plan.far_slabs(2)[0], plan.near_slabs(2)[0])
+    return slab_kernels(aperture, slabs, 1, kernel_half_size_px(slabs, 1), (20, 30))
 
 
 def central_difference(function, value, step):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixed_kernel import zone_kernels
 
 from bokeh_jax.optics import (
     CatEye,
@@ -15,7 +16,7 @@ from bokeh_jax.optics import (
     render_layers,
     render_radius,
 )
-from bokeh_jax.optics.layer_kernels import interpolating_kernel, zone_kernels
+from bokeh_jax.optics.layer_kernels import interpolating_kernel
 from bokeh_jax.optics.zones import node_positions, zone_hats
 
 render = jax.jit(render_radius, static_argnames=("aperture", "max_radius_px"))
