@@ -43,7 +43,7 @@ from bokeh_jax.optics.zones import rim_centers, zone_shape
 
 # Frequency, in cycles a pixel, below which the power of photographs is taken not to rise.
 _LOWEST_FREQUENCY = 0.01
-_WHITE_NOISE = 1e-7
+_WHITE_NOISE = 1e-4
 # How far the kernels of lower resolutions reach beyond the opening, in their pixels.
 _TAIL_PX = 3
 # Sub-pixels along a pixel's side, for radii up to each; odd, so that one lies in the middle.

@@ -58,7 +58,7 @@ SHAPES = {
 def kernels(aperture):
     """Kernels at half the resolution, on both sides, from two sizes of sub-pixels."""
     plan = plan_layers(9.0)
-    slabs = (plan.far_slabs(2)[0], plan.near_slabs(2)[0])
+    slabs = (plan.far_slabs(2)[0], plan.near_slabs(3)[0])
     return slab_kernels(aperture, slabs, 1, kernel_half_size_px(slabs, 1), (20, 30))
 
 
@@ -78,10 +78,12 @@ def test_kernels_and_their_slopes_are_those_of_constants(name):
             return jnp.sum(probe * traced), traced
 
         (_, traced), slope = jax.value_and_grad(seen, has_aux=True)(value)
-        np.testing.assert_allclose(traced, known, atol=1e-12 * known.max())
-        # Layers that a slab lacks are zeros.
-        np.testing.assert_allclose(traced.sum(axis=(-2, -1))[0, :, 0], [1, 0], atol=1e-12)
-        central = central_difference(lambda v: np.sum(probe * kernels(make(v))), value, 1e-6)
+        # Solving for coarse kernels makes rounding up to 1e7 times larger.
+        np.testing.assert_allclose(traced, known, rtol=0, atol=1e-9 * known.max())
+        # Nodes that a slab lacks are zeros.
+        sums = traced.sum(axis=(-2, -1))[:, :, 0]
+        np.testing.assert_allclose(sums, [[1, 1, 1, 1], [1, 0, 0, 0]], atol=1e-12)
+        central = central_difference(lambda v: np.sum(probe * kernels(make(v))), value, 1e-5)
         assert abs(slope) > 1e-3
         np.testing.assert_allclose(slope, central, rtol=1e-4)
 
@@ -189,7 +191,7 @@ def scene():
     return image, radius, target
 
 
-@pytest.mark.parametrize(("is_x64", "step", "tolerance"), [(True, 1e-6, 1e-4), (False, 3e-2, 1e-2)])
+@pytest.mark.parametrize(("is_x64", "step", "tolerance"), [(True, 1e-6, 1e-4), (False, 1e-2, 1e-2)])
 def test_slopes_of_the_renderer_are_central_differences(is_x64, step, tolerance):
     values = [0.37, 0.4, 0.57]
     with jax.enable_x64(is_x64):
