@@ -7,8 +7,9 @@ only the padding can be reached by what wraps around. With P_n the planes of lay
     out = crop(F^-1(sum over n of F(P_n) F(k_n)))
 
 The sum is taken before the inverse transform, which is linear: any number of layers costs one.
-Kernels are transformed where they are used, since the spatial kernels of a hundred layers fit in a
-few megabytes and their transforms do not.
+Kernels are real, so two planes p and q are transformed as one complex plane p + i q, and come back
+as the real and the imaginary part. Kernels are transformed where they are used, since the spatial
+kernels of a hundred layers fit in a few megabytes and their transforms do not.
 
 A kernel that changes over the frame is a sum of constant ones, the result of each weighted with a
 hat function of the frame (`zones`).
@@ -116,7 +117,10 @@ def blur_sum(
     return list(channels(sums))
 
 
-def _spectra_of_pairs(planes: Sequence[Array]) -> tuple[Array, ...]:
+def _spectra_of_pairs(
+    planes: Sequence[Float[Array, "b hp wp"]],
+) -> tuple[Complex[Array, "b hp wp"], ...]:
+    """Transforms of an even number of planes, two in each."""
     pairs = [jax.lax.complex(a, b) for a, b in zip(planes[::2], planes[1::2], strict=True)]
     return channels(jnp.fft.fft2(from_channels(tuple(pairs))))
 

@@ -36,7 +36,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture
-from bokeh_jax.optics.blur import blur_sum, fast_fft_size
+from bokeh_jax.optics.blur import blur_sum, padded_fft_shape
 from bokeh_jax.optics.hidden import fill_coarse
 from bokeh_jax.optics.layer_kernels import slab_kernels
 from bokeh_jax.optics.layer_plan import Slab
@@ -130,8 +130,10 @@ def draw_focus(scene: Scene, coarser: Scene, in_focus: Slab, behind: Picture) ->
 
 def padded_scene(scene: Scene, half_size_px: int, *, for_transforms: bool) -> Scene:
     """A scene with room for kernels of an even half size around it, in even numbers of pixels."""
-    size = [length + 2 * half_size_px for length in scene.frame]
-    height, width = (fast_fft_size(n) if for_transforms else n + n % 2 for n in size)
+    if for_transforms:
+        return scene.padded(padded_fft_shape(scene.frame, half_size_px), half_size_px)
+    height, width = (length + 2 * half_size_px for length in scene.frame)
+    height, width = height + height % 2, width + width % 2
     return scene.padded((height, width), half_size_px)
 
 
