@@ -83,6 +83,8 @@ def blur_sum(
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
     size: tuple[int, int],
     frame: tuple[int, int],
+    *,
+    symmetric: bool = False,
 ) -> list[Float[Array, "b h w"]]:
     """Sum over layers of their planes, each blurred with its layer's kernels.
 
@@ -92,6 +94,7 @@ def blur_sum(
         hats: weights of the zones over the frame.
         size: a fast transform's.
         frame: (h, w) to be kept.
+        symmetric: whether all kernels are, see `are_symmetric`; saves half of the products.
     """
     half_size_px = kernels.shape[-1] // 2
     pairs = len(layers[0]) // 2
@@ -99,16 +102,15 @@ def blur_sum(
     single = [[spectrum(plane, size) for plane in planes[2 * pairs :]] for planes in layers]
 
     def with_kernels(kernels):
-        transfers = transfer(kernels, size)
-        halves = [
-            (real[:, : size[1] // 2 + 1], imag[:, : size[1] // 2 + 1]) for real, imag in transfers
-        ]
+        transfers = transfer(kernels, size, symmetric=symmetric)
+        half_width = size[1] // 2 + 1
+        halves = [tuple(part[:, :half_width] for part in parts) for parts in transfers]
         sums = [_dot_complex(planes, transfers) for planes in zip(*paired, strict=True)]
-        blurred = crop(jnp.fft.ifft2(from_channels(tuple(sums))), 2 * half_size_px, frame)
+        blurred = crop(jnp.fft.ifft2(from_channels(tuple(sums))), half_size_px, frame)
         planes = [part(pair) for pair in channels(blurred) for part in (jnp.real, jnp.imag)]
         for spectra in zip(*single, strict=True):
             product = _dot_complex(spectra, halves)
-            planes.append(from_spectrum(product, size, half_size_px, frame))
+            planes.append(crop(jnp.fft.irfft2(product, s=size), half_size_px, frame))
         return from_channels(tuple(planes))
 
     batch = layers[0][0].shape[0]
@@ -128,38 +130,52 @@ def _spectra_of_pairs(
 # Otherwise a TPU rounds the factors to bfloat16 (a GPU to TensorFloat-32), and with them kernels.
 @jax.default_matmul_precision("highest")
 def transfer(
-    kernels: Float[Array, "n k k"], size: tuple[int, int]
-) -> list[tuple[Float[Array, "u v"], Float[Array, "u v"]]]:
-    """Real and imaginary part of the spectra of small kernels whose first pixel is the origin.
+    kernels: Float[Array, "n k k"], size: tuple[int, int], *, symmetric: bool
+) -> list[tuple[Float[Array, "u v"], ...]]:
+    """Real and imaginary part of the spectra of small kernels whose middle is the origin.
 
-    By products with the matrices of the transform: as many operations as a fast transform of the
-    whole frame for kernels of a few pixels, at the speed of a matrix product.
+    Those of symmetric kernels are real, and have no second part. By products with the matrices of
+    the transform: as many operations as a fast transform of the whole frame for kernels of a few
+    pixels, at the speed of a matrix product.
     """
     (row_cos, row_sin), (col_cos, col_sin) = (
-        _waves(length, count, kernels.shape[-1], kernels.dtype)
-        for length, count in zip(size, size, strict=True)
+        _waves(length, kernels.shape[-1], kernels.dtype) for length in size
     )
-    parts = []
+    spectra = []
     for kernel in kernels:
         by_cos, by_sin = row_cos @ kernel, row_sin @ kernel
-        real = by_cos @ col_cos.T - by_sin @ col_sin.T
-        parts.append((real, -(by_cos @ col_sin.T + by_sin @ col_cos.T)))
-    return parts
+        parts = (by_cos @ col_cos.T - by_sin @ col_sin.T,)
+        if not symmetric:
+            parts = (*parts, -(by_cos @ col_sin.T + by_sin @ col_cos.T))
+        spectra.append(parts)
+    return spectra
 
 
-def _waves(length: int, count: int, taps: int, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """cos and sin of 2 pi u x / length, for u < count and x < taps."""
-    angle = 2 * np.pi / length * (np.outer(np.arange(count), np.arange(taps)) % length)
+def are_symmetric(kernels: Float[Array | np.ndarray, "*n k k"]) -> bool:
+    """Whether kernels are known, and the same turned by 180 degrees (up to rounding)."""
+    if not isinstance(kernels, np.ndarray):
+        return False
+    rounding = 1e-6 * np.abs(kernels).max(initial=0.0)
+    return bool(np.all(np.abs(kernels - kernels[..., ::-1, ::-1]) <= rounding))
+
+
+def _waves(length: int, taps: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """cos and sin of 2 pi u x / length, for u < length and x from -(taps // 2) on."""
+    offsets = np.arange(taps) - taps // 2
+    angle = 2 * np.pi / length * (np.outer(np.arange(length), offsets) % length)
     return jnp.asarray(np.cos(angle), dtype), jnp.asarray(np.sin(angle), dtype)
 
 
 def _dot_complex(planes, transfers) -> Complex[Array, "b u v"]:
     """Sum of products; by parts, because products of complex numbers are not vectorised."""
     real, imaginary = 0.0, 0.0
-    for plane, (cosine, sine) in zip(planes, transfers, strict=True):
+    for plane, (cosine, *sine) in zip(planes, transfers, strict=True):
         own_real, own_imaginary = jax.lax.real(plane), jax.lax.imag(plane)
-        real += own_real * cosine[None] - own_imaginary * sine[None]
-        imaginary += own_real * sine[None] + own_imaginary * cosine[None]
+        real += own_real * cosine[None]
+        imaginary += own_imaginary * cosine[None]
+        for wave in sine:
+            real -= own_imaginary * wave[None]
+            imaginary += own_real * wave[None]
     return jax.lax.complex(real, imaginary)
 
 

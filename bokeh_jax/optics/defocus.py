@@ -30,6 +30,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bokeh_jax.optics.aperture import Aperture, Disc
+from bokeh_jax.optics.blur import are_symmetric
 from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
@@ -256,7 +257,8 @@ def _draw_level(
     half_size_px = stages[0].kernels.shape[-1] // 2
     padded = padded_scene(scene, half_size_px, for_transforms=None in taps)
     for slabs, own_taps in zip(stages, taps, strict=True):
-        draw = functools.partial(draw_slabs, scene, padded, coarser, own_taps, hats)
+        symmetric = are_symmetric(slabs.kernels)
+        draw = functools.partial(draw_slabs, scene, padded, coarser, own_taps, symmetric, hats)
         # One loop over the two sides, so that its body is compiled once.
         sides = jax.tree.map(lambda rows: rows.reshape(2, -1, *rows.shape[1:]), slabs)
         behind = jax.tree.map(

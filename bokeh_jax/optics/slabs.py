@@ -142,6 +142,7 @@ def draw_slabs(
     padded: Scene,
     coarser: Scene,
     taps: Taps | None,
+    symmetric: bool,
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
     slabs: Slabs,
     behind: Picture,
@@ -153,6 +154,7 @@ def draw_slabs(
         padded: the same, see `padded_scene`.
         coarser: at half of it, where hidden content is invented.
         taps: of the kernels, to sum them pixel by pixel; None for transforms.
+        symmetric: whether all kernels are the same turned by 180 degrees.
         hats: weights of the aperture's zones at this resolution.
         slabs: see `Slabs`.
         behind: what lies farther.
@@ -163,7 +165,7 @@ def draw_slabs(
         kernels = jnp.asarray(slab.kernels)
         if taps is not None:
             return sum_taps(planes, kernels[:, 0], taps, scene.frame)
-        return blur_sum(planes, kernels, hats, size, scene.frame)
+        return blur_sum(planes, kernels, hats, size, scene.frame, symmetric=symmetric)
 
     def add_slab(picture: Picture, slab: Slabs):
         def draw(picture: Picture) -> Picture:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics.blur import blur_sum, fast_fft_size, padded_fft_shape, transfer
+from bokeh_jax.optics.blur import are_symmetric, blur_sum, fast_fft_size, padded_fft_shape, transfer
 
 
 def convolve_directly(plane, kernel):
@@ -27,12 +27,18 @@ def convolve_directly(plane, kernel):
     st.sampled_from([(1, 7), (5, 5), (9, 4), (16, 16)]),
     st.integers(0, 3),
     st.sampled_from([1, 4]),
+    st.booleans(),
 )
-def test_blurs_are_sums_over_layers_weighted_where_light_arrives(seed, shape, half, num_zones):
+def test_blurs_are_sums_over_layers_weighted_where_light_arrives(
+    seed, shape, half, num_zones, symmetric
+):
     random = np.random.default_rng(seed)
     # By layer, plane and example.
     planes = random.random((2, 3, 2, *shape), np.float32)
     kernels = random.random((2, num_zones, 2 * half + 1, 2 * half + 1), np.float32)
+    if symmetric:
+        kernels += kernels[..., ::-1, ::-1]
+    assert are_symmetric(kernels) == (symmetric or half == 0)
     hats = tuple(random.random((num_zones, length), np.float32) for length in shape)
     if num_zones == 1:
         hats = tuple(np.ones_like(lines) for lines in hats)
@@ -40,7 +46,14 @@ def test_blurs_are_sums_over_layers_weighted_where_light_arrives(seed, shape, ha
     after = [(half, full - half - own) for full, own in zip(size, shape, strict=True)]
     padded = jnp.asarray(np.pad(planes, [(0, 0)] * 3 + after, mode="edge"))
     layers = [list(layer) for layer in padded]
-    blurred = blur_sum(layers, jnp.asarray(kernels), tuple(map(jnp.asarray, hats)), size, shape)
+    blurred = blur_sum(
+        layers,
+        jnp.asarray(kernels),
+        tuple(map(jnp.asarray, hats)),
+        size,
+        shape,
+        symmetric=symmetric,
+    )
     weights = hats[0][:, :, None] * hats[1][:, None, :]
     for plane, example in np.ndindex(3, 2):
         expected = sum(
@@ -58,8 +71,25 @@ def test_transform_sizes_are_the_least_even_ones_of_small_factors(size):
     assert fast_fft_size(size) == next(number for number in smooth if number >= size)
 
 
+def test_spectra_of_symmetric_kernels_are_real():
+    kernel = np.random.default_rng(0).random((1, 5, 5), np.float32)
+    kernel += kernel[:, ::-1, ::-1]
+    assert are_symmetric(kernel)
+    assert not are_symmetric(jnp.asarray(kernel)), "a tracer's values are not known"
+    rolled = np.zeros((12, 10), np.float32)
+    rolled[:5, :5] = kernel[0]
+    expected = np.fft.fft2(np.roll(rolled, (-2, -2), (0, 1)))
+    ((real,),) = transfer(jnp.asarray(kernel), (12, 10), symmetric=True)
+    np.testing.assert_allclose(real, expected.real, atol=1e-5)
+    np.testing.assert_allclose(expected.imag, 0, atol=1e-5)
+    kernel[0, 0, 0] += 1e-4
+    assert not are_symmetric(kernel)
+
+
 def test_accelerators_do_not_round_the_factors_of_kernels_spectra():
-    program = jax.make_jaxpr(lambda kernels: transfer(kernels, (8, 8)))(jnp.ones((1, 3, 3)))
+    program = jax.make_jaxpr(lambda kernels: transfer(kernels, (8, 8), symmetric=False))(
+        jnp.ones((1, 3, 3))
+    )
     products = str(program).split("dot_general")[1:]
     assert products
     for product in products:
