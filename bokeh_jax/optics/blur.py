@@ -94,7 +94,7 @@ def blur_sum(
         hats: weights of the zones over the frame.
         size: a fast transform's.
         frame: (h, w) to be kept.
-        symmetric: whether all kernels are, see `are_symmetric`; saves half of the products.
+        symmetric: whether half a turn leaves all kernels as they are; saves half of the products.
     """
     half_size_px = kernels.shape[-1] // 2
     pairs = len(layers[0]) // 2
@@ -149,14 +149,6 @@ def transfer(
             parts = (*parts, -(by_cos @ col_sin.T + by_sin @ col_cos.T))
         spectra.append(parts)
     return spectra
-
-
-def are_symmetric(kernels: Float[Array | np.ndarray, "*n k k"]) -> bool:
-    """Whether kernels are known, and the same turned by 180 degrees (up to rounding)."""
-    if not isinstance(kernels, np.ndarray):
-        return False
-    rounding = 1e-6 * np.abs(kernels).max(initial=0.0)
-    return bool(np.all(np.abs(kernels - kernels[..., ::-1, ::-1]) <= rounding))
 
 
 def _waves(length: int, taps: int, dtype: jnp.dtype) -> tuple[Array, Array]:

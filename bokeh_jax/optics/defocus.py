@@ -29,8 +29,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from bokeh_jax.optics.aperture import Aperture, Disc
-from bokeh_jax.optics.blur import are_symmetric
+from bokeh_jax.optics.aperture import Aperture, Disc, is_point_symmetric
 from bokeh_jax.optics.layer_kernels import kernel_half_size_px
 from bokeh_jax.optics.layer_plan import LayerPlan, check_max_radius, level_of_stage, plan_layers
 from bokeh_jax.optics.lens import Lens
@@ -220,7 +219,13 @@ def _render_levels(
         level_hats = coarse_hats(hats, scenes[level].frame, level)
         stages = _stages(plan, level, aperture, frame, near.coverage.dtype)
         far, near = _draw_level(
-            scenes[level], scenes[level + 1], stages, level_hats, far=far, near=near
+            scenes[level],
+            scenes[level + 1],
+            stages,
+            level_hats,
+            is_point_symmetric(aperture),
+            far=far,
+            near=near,
         )
     light, coverage = over(near, draw_focus(scenes[0], scenes[1], plan.in_focus, far))
     # Rounding in the transforms may leave less than black, which powers turn into NaN.
@@ -246,6 +251,7 @@ def _draw_level(
     coarser: Scene,
     stages: list[Slabs],
     hats: tuple[Float[Array, "z h"], Float[Array, "z w"]],
+    symmetric: bool,
     *,
     far: Picture,
     near: Picture,
@@ -257,7 +263,6 @@ def _draw_level(
     half_size_px = stages[0].kernels.shape[-1] // 2
     padded = padded_scene(scene, half_size_px, for_transforms=None in taps)
     for slabs, own_taps in zip(stages, taps, strict=True):
-        symmetric = are_symmetric(slabs.kernels)
         draw = functools.partial(draw_slabs, scene, padded, coarser, own_taps, symmetric, hats)
         # One loop over the two sides, so that its body is compiled once.
         sides = jax.tree.map(lambda rows: rows.reshape(2, -1, *rows.shape[1:]), slabs)

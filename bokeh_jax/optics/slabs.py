@@ -154,7 +154,7 @@ def draw_slabs(
         padded: the same, see `padded_scene`.
         coarser: at half of it, where hidden content is invented.
         taps: of the kernels, to sum them pixel by pixel; None for transforms.
-        symmetric: whether all kernels are the same turned by 180 degrees.
+        symmetric: whether half a turn leaves all kernels as they are.
         hats: weights of the aperture's zones at this resolution.
         slabs: see `Slabs`.
         behind: what lies farther.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics.blur import are_symmetric, blur_sum, fast_fft_size, padded_fft_shape, transfer
+from bokeh_jax.optics.blur import blur_sum, fast_fft_size, padded_fft_shape, transfer
 
 
 def convolve_directly(plane, kernel):
@@ -38,7 +38,6 @@ def test_blurs_are_sums_over_layers_weighted_where_light_arrives(
     kernels = random.random((2, num_zones, 2 * half + 1, 2 * half + 1), np.float32)
     if symmetric:
         kernels += kernels[..., ::-1, ::-1]
-    assert are_symmetric(kernels) == (symmetric or half == 0)
     hats = tuple(random.random((num_zones, length), np.float32) for length in shape)
     if num_zones == 1:
         hats = tuple(np.ones_like(lines) for lines in hats)
@@ -74,16 +73,12 @@ def test_transform_sizes_are_the_least_even_ones_of_small_factors(size):
 def test_spectra_of_symmetric_kernels_are_real():
     kernel = np.random.default_rng(0).random((1, 5, 5), np.float32)
     kernel += kernel[:, ::-1, ::-1]
-    assert are_symmetric(kernel)
-    assert not are_symmetric(jnp.asarray(kernel)), "a tracer's values are not known"
     rolled = np.zeros((12, 10), np.float32)
     rolled[:5, :5] = kernel[0]
     expected = np.fft.fft2(np.roll(rolled, (-2, -2), (0, 1)))
     ((real,),) = transfer(jnp.asarray(kernel), (12, 10), symmetric=True)
     np.testing.assert_allclose(real, expected.real, atol=1e-5)
     np.testing.assert_allclose(expected.imag, 0, atol=1e-5)
-    kernel[0, 0, 0] += 1e-4
-    assert not are_symmetric(kernel)
 
 
 def test_accelerators_do_not_round_the_factors_of_kernels_spectra():
