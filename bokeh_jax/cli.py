@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.commands.bench import add_lens_blur_arguments
+from bokeh_jax.commands.bench_data import add_data_arguments
+from bokeh_jax.commands.data_arguments import add_build_arguments, add_inspect_arguments
 from bokeh_jax.errors import InvalidInput
 
 Overrides = list[str]
@@ -163,48 +165,11 @@ def _render(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
-def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source",
-        choices=("layered", "photos"),
-        default="layered",
-        help="layered: scenes made from the photographs that scikit-image and scikit-learn ship; "
-        "photos: a folder of your own",
-    )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the dataset")
-    parser.add_argument("--photos", type=Path, help="folder of images, a disparity map beside each")
-    parser.add_argument("--size", type=int, default=48, help="stored height and width, px")
-    parser.add_argument(
-        "--count",
-        action="append",
-        default=[],
-        metavar="SPLIT=N",
-        help="scenes of a split; may be repeated; default: train=2000, eval_seen=128, "
-        "eval_heldout=128 (photos: train = all)",
-    )
-    parser.add_argument("--max-layers", type=int, default=4, help="layers of a scene, 2 to 5")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes; default: all cores")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a dataset of another recipe"
-    )
-
-
 def _build(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.data import build_dataset
 
     build_dataset(arguments)
     return 0
-
-
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", default="configs/demo.py", help="experiment whose cameras take the pairs"
-    )
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--scenes", type=int, default=8, help="rows of the sheet")
-    parser.add_argument("--seed", type=int, default=0, help="of crops and cameras")
-    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="image file")
 
 
 def _inspect(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -229,6 +194,12 @@ def _bench_lens_blur(arguments: argparse.Namespace, overrides: Overrides) -> int
     from bokeh_jax.commands.bench import bench_lens_blur
 
     return bench_lens_blur(arguments)
+
+
+def _bench_data(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.bench_data import bench_data
+
+    return bench_data(arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,9 +236,12 @@ _COMMANDS = {
     ),
 }
 _DATA_COMMANDS = {
-    "build": _Command("make a dataset of scenes (ArrayRecord)", _build_arguments, _build),
+    "build": _Command("make a dataset of scenes (ArrayRecord)", add_build_arguments, _build),
     "inspect": _Command(
-        "draw a contact sheet of simulated pairs", _inspect_arguments, _inspect, takes_config=True
+        "draw a contact sheet of simulated pairs",
+        add_inspect_arguments,
+        _inspect,
+        takes_config=True,
     ),
     "photo": _Command(
         "write photo.png and photo.disparity.png: the real photograph, with measured disparity, "
@@ -281,6 +255,12 @@ _BENCH_COMMANDS = {
         "time the lens blur next to a plain scatter (numba) and a plain copy",
         add_lens_blur_arguments,
         _bench_lens_blur,
+    ),
+    "data": _Command(
+        "scenes per second from a dataset to the devices, where the time goes, and whether it "
+        "keeps ahead of a training step",
+        add_data_arguments,
+        _bench_data,
     ),
 }
 
@@ -304,7 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
     _register(_COMMANDS, subparsers)
     data = subparsers.add_parser("data", help="datasets: build, inspect, photo")
     _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
-    bench = subparsers.add_parser("bench", help="times on this machine: lens-blur")
+    bench = subparsers.add_parser("bench", help="times on this machine: lens-blur, data")
     _register(_BENCH_COMMANDS, bench.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 

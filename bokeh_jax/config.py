@@ -29,11 +29,22 @@ from bokeh_jax.simulation import SimulationConfig
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the scenes come from. `path` holds a dataset made by `bokeh-jax data build`."""
+    """Where the scenes come from.
+
+    Attributes:
+        path: a dataset made by `bokeh-jax data build`.
+        split: of it.
+        num_workers: processes that decode; 0 decodes in threads of this one.
+        source_weights: shares of the dataset's sources in training, such as ("photos=0.5",
+            "layered=0.5"); () takes the dataset's own.
+        on_bad_record: `raise`, or `skip` to take another scene in its place and count it.
+    """
 
     path: str = "data/demo"
     split: str = "train"
     num_workers: int = 0
+    source_weights: tuple[str, ...] = ()
+    on_bad_record: Literal["raise", "skip"] = "raise"
 
 
 @dataclasses.dataclass(frozen=True)

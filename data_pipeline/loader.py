@@ -1,36 +1,46 @@
 """Batches for training: a pure function of (seed, step), the same on any number of hosts.
 
-Let N be the split's size, B the global batch and π_e the permutation of epoch e, drawn from
-(seed, e). The run's endless row sequence is
-
-    row(g) = π_{g div N}(g mod N),
-
-and batch n is the rows n·B ... (n + 1)·B − 1, so a batch may span two epochs and every epoch covers
-every scene once. Of H hosts, host h takes the rows n·B + h·B/H ... n·B + (h + 1)·B/H − 1: shuffled
-globally first, cut by host afterwards. Rows are computed by position, so a run that resumes at step
-n starts there at once.
+`order` says which rows global batch n has. Of H hosts, host h takes its rows h·B/H ...
+(h + 1)·B/H − 1: shuffled globally first, cut by host afterwards. A run that resumes at step n
+starts there at once.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
-from absl import flags
-from jaxtyping import Float32, Int32, UInt8
+from absl import flags, logging
+from jaxtyping import Float32, Int32, UInt8, UInt16
 
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset import (
     DatasetInfo,
+    Group,
     SplitReader,
     dataset_info,
     load_split,
     open_split,
 )
+from data_pipeline.host_batches import WANTED, HostBatches, why_unreadable
+from data_pipeline.order import Order, Position, Shape, make_order
 from data_pipeline.source import check_int
 
-__all__ = ["Batch", "DatasetInfo", "LoaderConfig", "dataset_info", "load_split", "make_loader"]
+__all__ = [
+    "Batch",
+    "DatasetInfo",
+    "Loader",
+    "LoaderConfig",
+    "Position",
+    "Shape",
+    "dataset_info",
+    "load_split",
+    "make_loader",
+    "open_rows",
+    "shapes",
+]
 
 # Far beyond any run, and the row numbers still fit into 64 bits.
 MAX_STEPS = 2**40
@@ -40,8 +50,9 @@ Batch = dict[
     str,
     UInt8[np.ndarray, "b l h w 4"]
     | Float32[np.ndarray, "b l 3"]
+    | Float32[np.ndarray, "b l"]
     | UInt8[np.ndarray, "b h w 3"]
-    | Float32[np.ndarray, "b h w"]
+    | UInt16[np.ndarray, "b h w"]
     | Int32[np.ndarray, "b"],
 ]
 
@@ -58,7 +69,10 @@ class LoaderConfig:
         num_workers: processes that decode; 0 decodes in the calling one.
         num_threads: threads that decode, in each process; 0 decodes when a batch is asked for.
         shuffle: draw a permutation for every epoch; otherwise keep the stored order.
-        max_layers: length of the layer axis; the dataset's own maximum when None.
+        max_layers: length of the layer axis; the most layers of each shape's sources when None.
+        weights: of the sources by name, relative to each other; a source with weight 0, or without,
+            is left out. When None, what the dataset says, else the sources' numbers of scenes.
+        on_bad_record: `raise`, or `skip`: take the next readable scene in its place.
     """
 
     path: Path
@@ -69,6 +83,8 @@ class LoaderConfig:
     num_threads: int = 4
     shuffle: bool = True
     max_layers: int | None = None
+    weights: Mapping[str, float] | None = None
+    on_bad_record: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self):
         check_int("global_batch_size", self.global_batch_size, 1, MAX_BATCH)
@@ -77,43 +93,132 @@ class LoaderConfig:
         check_int("num_threads", self.num_threads, 0, 1024)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _HostRows:
-    """This host's rows by number; see the module's header."""
+def shapes(config: LoaderConfig) -> tuple[Shape, ...]:
+    """Return every shape that batches of `config` have.
 
-    order: grain.MapDataset[int]
-    scenes: SplitReader
-    global_batch_size: int
-    host_batch_size: int
-    process_index: int
+    Raises:
+        InvalidInput: as `make_loader`.
+    """
+    return open_rows(config)[1].shapes
 
-    def __call__(self, host_row: int) -> dict[str, np.ndarray]:
-        step, row = divmod(host_row, self.host_batch_size)
-        first = step * self.global_batch_size + self.process_index * self.host_batch_size
-        position = self.order[first + row]
-        assert position is not None
-        return self.scenes[position]
+
+def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
+    """Open what batches are made of: scenes by position, and which of them each batch has.
+
+    Raises:
+        InvalidInput: as `make_loader`.
+    """
+    scenes = open_split(config.path, config.split, config.max_layers)
+    order = make_order(
+        scenes.groups,
+        config.global_batch_size,
+        config.seed if config.shuffle else None,
+        _weights(config, scenes),
+    )
+    # Sources whose scenes stand in one batch are filled up to one number of layers.
+    layers = {(s.kind, s.height_px, s.width_px): s.max_layers for s in order.shapes}
+
+    def widened(group: Group) -> Group:
+        shape = (group.kind, group.height_px, group.width_px)
+        return dataclasses.replace(group, max_layers=layers.get(shape, group.max_layers))
+
+    return dataclasses.replace(scenes, groups=tuple(map(widened, scenes.groups))), order
+
+
+def _weights(config: LoaderConfig, scenes: SplitReader) -> Mapping[str, float] | None:
+    """The config's weights, or the dataset's for the sources that this split has."""
+    if config.weights is not None or not scenes.info.weights:
+        return config.weights
+    return {group.source: scenes.info.weights.get(group.source, 1.0) for group in scenes.groups}
+
+
+class Loader:
+    """This host's batches in turn, without end.
+
+    Attributes:
+        shapes: that batches have.
+        num_replaced: rows so far that had to take another scene, as their record cannot be read.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        scenes: SplitReader,
+        batches: grain.DatasetIterator[dict[str, np.ndarray]],
+        warn: Callable[[str], None],
+    ):
+        self.shapes = order.shapes
+        self.num_replaced = 0
+        self._order, self._scenes, self._warn = order, scenes, warn
+        self._batches: Iterator[dict[str, np.ndarray]] = batches
+        self._bad: set[int] = set()
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            InvalidInput: a record cannot be read; the line names scene, shard and record.
+            StopIteration: the loader was closed.
+        """
+        batch = next(self._batches)
+        wanted = batch.pop(WANTED, None)
+        if wanted is not None:
+            self._count_replaced(wanted, batch["scene_id"])
+        # What comes from another process lies in shared memory, of which there is little, and which
+        # would be held for as long as anyone holds the batch.
+        return {
+            name: value if value.flags.owndata else np.array(value) for name, value in batch.items()
+        }
+
+    def position_at(self, step: int) -> Position:
+        """Where batch `step` begins: its shape, and the epoch and scene of each source."""
+        return self._order.position_at(step)
+
+    def close(self) -> None:
+        """End threads and processes; there is no next batch then."""
+        # Let go of the library's iterator: one that is left to the interpreter's end complains.
+        batches, self._batches = self._batches, iter(())
+        if isinstance(batches, grain.DatasetIterator):
+            batches.close()
+
+    def _count_replaced(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        for position in wanted[wanted != found].tolist():
+            self.num_replaced += 1
+            if position not in self._bad:
+                self._bad.add(position)
+                reason = why_unreadable(self._scenes, position)
+                self._warn(f"{reason}; its rows take the next scene instead")
 
 
 def make_loader(
-    config: LoaderConfig, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
-    """Return an endless iterator over this host's part of batches `start_step`, `start_step` + 1, …
+    config: LoaderConfig,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    warn: Callable[[str], None] = logging.warning,
+) -> Loader:
+    """Return this host's part of batches `start_step`, `start_step` + 1, …, without end.
 
     Args:
         config: what to load.
         start_step: the first batch; reaching it costs nothing.
         process_index: this host, 0 to `process_count` − 1.
         process_count: number of hosts; divides the global batch size.
+        warn: called with one line for every bad record that is skipped, once each.
 
     Returns:
-        Dictionaries of `layers` uint8 [b, l, h, w, 4] and `layer_disparity` float32 [b, l, 3], or
-        `image` uint8 [b, h, w, 3] and `disparity` float32 [b, h, w], and `scene_id` int32 [b], with
-        b = global batch size / `process_count`. `.close()` ends its threads and processes.
+        Dictionaries of `layers` uint8 [b, l, h, w, 4], `layer_disparity` float32 [b, l, 3] and
+        `layer_gain` float32 [b, l], or `image` uint8 [b, h, w, 3] and `disparity` uint16 [b, h, w]
+        (65535 is 1); and `scene_id` int32 [b], with b = global batch size / `process_count`. A
+        batch is of one of `.shapes`. `.close()` ends its threads and processes.
 
     Raises:
-        InvalidInput: a number out of range, a batch that the hosts cannot share evenly, or as
-            `dataset.open_split`.
+        InvalidInput: a number out of range, a batch that the hosts cannot share evenly, weights
+            that do not fit the sources, or as `dataset.open_split`.
     """
     check_int("start_step", start_step, 0, MAX_STEPS - 1)
     check_int("process_count", process_count, 1, MAX_BATCH)
@@ -123,15 +228,14 @@ def make_loader(
             f"global_batch_size is {config.global_batch_size}; "
             f"allowed with {process_count} hosts: multiples of {process_count}"
         )
-    scenes = open_split(config.path, config.split, config.max_layers)
-    host_batch_size = config.global_batch_size // process_count
-    order = grain.MapDataset.range(len(scenes)).seed(config.seed)
-    order = (order.shuffle() if config.shuffle else order).repeat()
-    rows = _HostRows(order, scenes, config.global_batch_size, host_batch_size, process_index)
+    scenes, order = open_rows(config)
+    num_rows = config.global_batch_size // process_count
+    parts = HostBatches(
+        order, scenes, process_index * num_rows, num_rows, config.on_bad_record == "skip"
+    )
     batches = (
-        grain.MapDataset.range(start_step * host_batch_size, MAX_STEPS * host_batch_size)
-        .map(rows)
-        .batch(host_batch_size)
+        grain.MapDataset.range(start_step, MAX_STEPS)
+        .map(parts)
         .to_iter_dataset(
             grain.ReadOptions(
                 num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads
@@ -141,7 +245,7 @@ def make_loader(
     if config.num_workers:
         _accept_flag_defaults()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(config.num_workers))
-    return iter(batches)
+    return Loader(order, scenes, iter(batches), warn)
 
 
 def _accept_flag_defaults() -> None:

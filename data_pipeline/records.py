@@ -1,184 +1,304 @@
-"""Scenes as records: PNG frames and float32 numbers, and the processes that make them.
+"""Scenes as records: encoded frames and float32 numbers, as TensorFlow Datasets features.
 
-A scene's frames are one PNG: a layered scene's layers stand below each other, nearest on top, as
+A scene's frames are one image: a layered scene's layers stand below each other, nearest on top, as
 [l·h, w, 4], so that a record is decoded by one call. PNG keeps every value, the colours under
-alpha 0 included.
+alpha 0 included; photographs may be stored as JPEG instead (4:4:4). Disparity is a 16-bit PNG:
 
-Scenes are made in chunks dealt out to n processes like cards: process k makes the chunks k, k + n,
-k + 2n, ... and sends them down a pipe of its own, from which they are read in turn. The order, and
-with it every byte, is the same for any n; a pipe that is full makes its process wait, so memory
-stays bounded; a process whose reader is gone ends on its next send. Processes are spawned, never
-forked: a fork under JAX's threads can deadlock.
+    stored = round(65535 disparity).
+
+The same scene makes the same bytes on any machine: the encoders' options are all stated, and the
+protocol buffers are written with their keys in order.
 """
 
 import dataclasses
+import functools
 import hashlib
-import io
-import multiprocessing
-from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
-from PIL import Image
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from data_pipeline.source import Kind, Scene, SceneSource
+from data_pipeline.image_codecs import (
+    decode_frames,
+    decode_jpeg,
+    decode_png,
+    encode_jpeg,
+    encode_png,
+)
+from data_pipeline.source import (
+    KINDS,
+    CameraExif,
+    HiddenTruth,
+    Kind,
+    LayeredScene,
+    PhotoScene,
+    Scene,
+    kind_of,
+)
 
-CHUNK_SCENES = 16
-# Textured frames hardly shrink further at higher levels, and 3 encodes twice as fast as 6.
-PNG_COMPRESS_LEVEL = 3
+DATASET_NAME = "refocus_scenes"
+DISPARITY_ONE = 65535
+
+__all__ = [
+    "check_scene",
+    "decode_hidden",
+    "decode_jpeg",
+    "decode_png",
+    "decode_scene",
+    "digest_scene",
+    "encode_jpeg",
+    "encode_png",
+    "encode_scene",
+    "features",
+    "parse_record",
+    "serialize_record",
+]
+
+_CAMERA_FIELDS = tuple(field.name for field in dataclasses.fields(CameraExif))
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One encoded scene.
+@functools.cache
+def features() -> tfds.features.FeaturesDict:
+    """What a record holds, described."""
+    image, tensor, text = tfds.features.Image, tfds.features.Tensor, tfds.features.Text
+    unknown = "NaN where unknown"
+    return tfds.features.FeaturesDict(
+        {
+            "kind": tfds.features.ClassLabel(names=list(KINDS)),
+            "frames": image(
+                shape=(None, None, None),
+                doc="sRGB-encoded. Photographs: [h, w, 3]. Layered: [layers · h, w, 4], straight "
+                "alpha, layers below each other, nearest on top",
+            ),
+            "disparity": image(
+                shape=(None, None, 1),
+                dtype=np.uint16,
+                encoding_format="png",
+                doc="relative disparity, 65535 is 1, nearer is larger; 1x1 for layered scenes",
+            ),
+            "defocused": text(
+                doc="PNG or JPEG of the view through a finite aperture; empty where there is none"
+            ),
+            "mask": text(doc="PNG of the subject, 255 inside; empty where there is none"),
+            "disparity_range_per_m": tensor(
+                shape=(2,),
+                dtype=np.float32,
+                doc=f"metric disparities (1/m) that 0 and 1 stand for; {unknown}",
+            ),
+            "layer_disparity": tensor(
+                shape=(None, 3),
+                dtype=np.float32,
+                doc="(a, b, c): relative disparity of a layer = a x + b y + c, x and y in pixels",
+            ),
+            "layer_gain": tensor(
+                shape=(None,),
+                dtype=np.float32,
+                doc="linear light of a layer over what its pixels say",
+            ),
+            "caption": text(doc="what is seen; empty where unknown"),
+            "camera": tensor(
+                shape=(len(_CAMERA_FIELDS),),
+                dtype=np.float32,
+                doc=f"{', '.join(_CAMERA_FIELDS)}; {unknown}",
+            ),
+            "hidden": tensor(
+                shape=(3,),
+                dtype=np.float32,
+                doc="for evaluation only: focus distance (m), subject's x and y in [0, 1]; "
+                f"{unknown}",
+            ),
+            "provenance": text(doc="JSON: what the scene was made from"),
+            "source": text(doc="the source's name"),
+        }
+    )
 
-    Attributes:
-        split: the split it belongs to.
-        index: its number in the split.
-        example: values of the dataset's features.
-        digest: SHA-256 of the scene's arrays, independent of how they are encoded.
+
+def encode_scene(scene: Scene, source: str, jpeg_quality: int | None = None) -> dict[str, Any]:
+    """Return the feature values of a scene, frames encoded.
+
+    Args:
+        scene: the scene.
+        source: name of the source that made it.
+        jpeg_quality: store the photographs of a PhotoScene as JPEG; as PNG when None.
     """
-
-    split: str
-    index: int
-    example: Mapping[str, Any]
-    digest: bytes
-
-
-def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
-    """Encode a uint8 frame with three or four channels, losslessly."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL)
-    return buffer.getvalue()
-
-
-def decode_png(data: bytes) -> UInt8[np.ndarray, "h w c"]:
-    """Decode what `encode_png` made."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
-
-
-def encode_scene(kind: Kind, scene: Scene) -> dict[str, Any]:
-    """Return the feature values of a scene."""
-    provenance = scene["provenance"]
-    if kind == "photographs":
-        image, disparity = scene["image"], scene["disparity"]
-        return {"image": encode_png(image), "disparity": disparity, "provenance": provenance}
-    count, height_px, width_px, channels = scene["layers"].shape
-    stacked = scene["layers"].reshape(count * height_px, width_px, channels)
-    return {
-        "layers": encode_png(stacked),
-        "layer_disparity": scene["layer_disparity"],
-        "provenance": provenance,
+    values = {
+        "kind": kind_of(scene),
+        "disparity": encode_png(np.zeros((1, 1), np.uint16)),
+        "defocused": b"",
+        "mask": b"",
+        "disparity_range_per_m": np.full(2, np.nan, np.float32),
+        "layer_disparity": np.zeros((0, 3), np.float32),
+        "layer_gain": np.zeros(0, np.float32),
+        "caption": scene.caption,
+        "camera": np.full(len(_CAMERA_FIELDS), np.nan, np.float32),
+        "hidden": np.full(3, np.nan, np.float32),
+        "provenance": json.dumps(dict(scene.provenance), sort_keys=True),
+        "source": source,
+    }
+    if isinstance(scene, PhotoScene):
+        return values | _photo_values(scene, jpeg_quality)
+    count, height_px, width_px, channels = scene.layers.shape
+    stacked = scene.layers.reshape(count * height_px, width_px, channels)
+    return values | {
+        "frames": encode_png(stacked),
+        "layer_disparity": scene.layer_disparity,
+        "layer_gain": scene.layer_gain,
     }
 
 
-def decode_layers(
-    example: Mapping[str, Any], max_layers: int
-) -> tuple[UInt8[np.ndarray, "l h w 4"], Float32[np.ndarray, "l 3"]]:
-    """Return a layered record's layers and planes, filled up to `max_layers` with alpha 0.
+def _photo_values(scene: PhotoScene, jpeg_quality: int | None) -> dict[str, Any]:
+    def encode(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+        return encode_png(image) if jpeg_quality is None else encode_jpeg(image, jpeg_quality)
+
+    values: dict[str, Any] = {
+        "frames": encode(scene.image),
+        "disparity": encode_png(np.rint(scene.disparity * DISPARITY_ONE).astype(np.uint16)),
+        "camera": np.array(
+            [getattr(scene.camera, name) for name in _CAMERA_FIELDS],
+            np.float32,  # None becomes NaN.
+        ),
+    }
+    if scene.defocused is not None:
+        values["defocused"] = encode(scene.defocused)
+    if scene.mask is not None:
+        values["mask"] = encode_png(scene.mask)
+    if scene.disparity_range_per_m is not None:
+        values["disparity_range_per_m"] = np.array(scene.disparity_range_per_m, np.float32)
+    if scene.hidden is not None:
+        hidden = (scene.hidden.focus_distance_m, *scene.hidden.subject_xy)
+        values["hidden"] = np.array(hidden, np.float32)
+    return values
+
+
+def serialize_record(values: Mapping[str, Any]) -> bytes:
+    """Return a record's bytes: always the same ones for the same values."""
+    description = features()
+    serializer = ExampleSerializer(cast(Any, description.get_serialized_info()))
+    example = serializer.get_tf_example(description.encode_example(dict(values)))
+    return example.SerializeToString(deterministic=True)
+
+
+def parse_record(record: bytes) -> dict[str, Any]:
+    """Return a record's feature values, frames still encoded, texts as bytes.
+
+    Raises:
+        ValueError: the record is no such record.
+    """
+    skip = tfds.decode.SkipDecoding()
+    try:
+        decoders = {"frames": skip, "disparity": skip}
+        values = cast(dict, features().deserialize_example_np(record, decoders=decoders))
+    except Exception as error:
+        # Whatever a damaged record makes the parsers raise: it is the record that is at fault.
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return values
+
+
+def decode_scene(
+    values: Mapping[str, Any], kind: Kind, frame: tuple[int, int], max_layers: int
+) -> dict[str, np.ndarray]:
+    """Decode a record's scene.
 
     Args:
-        example: the features, `layers` still as PNG bytes.
-        max_layers: length of the result; at least the record's number of layers.
+        values: as `parse_record`.
+        kind: what the scene must be.
+        frame: height and width that it must have, pixels.
+        max_layers: length of the layer axis, filled up with alpha 0, disparity 0 and gain 1.
+
+    Returns:
+        `layers` uint8 [l, h, w, 4], `layer_disparity` float32 [l, 3], `layer_gain` float32 [l]; or
+        `image` uint8 [h, w, 3], `disparity` uint16 [h, w] (65535 is 1).
+
+    Raises:
+        ValueError: a frame cannot be decoded, or something has another shape or is not finite.
     """
-    planes = np.asarray(example["layer_disparity"], np.float32)
-    stacked = decode_png(example["layers"])
-    count, (total_px, width_px, channels) = len(planes), stacked.shape
-    layers = np.zeros((max_layers, total_px // count, width_px, channels), np.uint8)
-    layers[:count] = stacked.reshape(count, total_px // count, width_px, channels)
-    padded = np.zeros((max_layers, 3), np.float32)
-    padded[:count] = planes
-    return layers, padded
+    if KINDS[values["kind"]] != kind:
+        raise ValueError(f"its kind is {KINDS[values['kind']]}, not {kind}")
+    if kind == "photographs":
+        image, disparity = decode_frames(values["frames"]), decode_png(values["disparity"])
+        _check("frames", image, (*frame, 3), np.uint8)
+        _check("disparity", disparity, frame, np.uint16)
+        return {"image": image, "disparity": disparity}
+    planes, gains = values["layer_disparity"], values["layer_gain"]
+    count, stacked = len(planes), decode_png(values["frames"])
+    if not 1 <= count <= max_layers:
+        raise ValueError(f"it has {count} layers, not 1 to {max_layers}")
+    _check("frames", stacked, (count * frame[0], frame[1], 4), np.uint8)
+    _check("layer_disparity", planes, (count, 3), np.float32)
+    _check("layer_gain", gains, (count,), np.float32)
+    layers = np.zeros((max_layers, *frame, 4), np.uint8)
+    layers[:count] = stacked.reshape(count, *frame, 4)
+    return {
+        "layers": layers,
+        "layer_disparity": np.concatenate([planes, np.zeros((max_layers - count, 3), np.float32)]),
+        "layer_gain": np.concatenate([gains, np.ones(max_layers - count, np.float32)]),
+    }
+
+
+def _check(name: str, found: np.ndarray, shape: tuple[int, ...], dtype: Any) -> None:
+    if found.shape != shape or found.dtype != dtype:
+        raise ValueError(
+            f"its {name} has {found.dtype} {list(found.shape)}, "
+            f"not {np.dtype(dtype).name} {list(shape)}"
+        )
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError(f"its {name} has values that are not finite")
+
+
+def decode_hidden(values: Mapping[str, Any]) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Return what only an evaluation may know of a scene; NaN where unknown.
+
+    Returns:
+        `focus_distance_m` float32 [], `subject_xy` float32 [2], `camera` float32 [4] in the order
+        of CameraExif, `disparity_range_per_m` float32 [2].
+    """
+    hidden = values["hidden"]
+    return {
+        "focus_distance_m": np.asarray(hidden[0], np.float32),
+        "subject_xy": hidden[1:],
+        "camera": values["camera"],
+        "disparity_range_per_m": values["disparity_range_per_m"],
+    }
 
 
 def digest_scene(scene: Scene) -> bytes:
-    """Return the SHA-256 of a scene's arrays, their shapes and its provenance."""
-    digest = hashlib.sha256()
-    for name, value in sorted(scene.items()):
-        content = value.encode() if isinstance(value, str) else value.tobytes()
-        digest.update(f"{name} {getattr(value, 'shape', len(content))} ".encode() + content)
+    """Return the SHA-256 of all that a scene is, independent of how it is encoded."""
+    digest = hashlib.sha256(kind_of(scene).encode())
+    for field in dataclasses.fields(scene):
+        value = getattr(scene, field.name)
+        if isinstance(value, np.ndarray):
+            digest.update(f"{field.name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+        else:
+            if isinstance(value, CameraExif | HiddenTruth):
+                value = dataclasses.asdict(value)
+            plain = dict(value) if isinstance(value, Mapping) else value
+            digest.update(f"{field.name} {json.dumps(plain, sort_keys=True)} ".encode())
     return digest.digest()
 
 
-def iterate_records(
-    source: SceneSource, counts: Mapping[str, int], num_workers: int
-) -> Iterator[Record]:
-    """Make every record, split by split in the order of `counts`, each split from scene 0 on.
-
-    Args:
-        source: makes the scenes.
-        counts: scenes of every split.
-        num_workers: processes to make them in; 0 makes them in this one.
+def check_scene(scene: Scene) -> None:
+    """Check a scene's values, whatever source it came from.
 
     Raises:
-        Whatever the source raises, whichever process it was raised in.
-        RuntimeError: a process ended before its work did.
+        ValueError: disparity or gain is not finite or out of range, or shapes disagree.
     """
-    chunks = _chunks(counts)
-    num_workers = min(num_workers, len(chunks))
-    if num_workers == 0:
-        for chunk in chunks:
-            yield from _make_chunk(source, chunk)
+    if isinstance(scene, LayeredScene):
+        count = len(scene.layers)
+        _check("layer_disparity", scene.layer_disparity, (count, 3), np.float32)
+        _check("layer_gain", scene.layer_gain, (count,), np.float32)
         return
-    context = multiprocessing.get_context("spawn")
-    receivers, processes = [], []
-    try:
-        for worker in range(num_workers):
-            receiver, sender = context.Pipe(duplex=False)
-            receivers.append(receiver)
-            process = context.Process(
-                target=_work, args=(source, chunks[worker::num_workers], sender), daemon=True
-            )
-            process.start()
-            processes.append(process)
-            # The worker's copy is now the only one, so that its end is seen as the pipe's.
-            sender.close()
-        for position in range(len(chunks)):
-            yield from _receive(receivers[position % num_workers])
-    finally:
-        for receiver in receivers:
-            receiver.close()
-        for process in processes:
-            process.terminate()
-            process.join()
-
-
-def _chunks(counts: Mapping[str, int]) -> list[tuple[str, range]]:
-    return [
-        (split, range(start, min(start + CHUNK_SCENES, count)))
-        for split, count in counts.items()
-        for start in range(0, count, CHUNK_SCENES)
-    ]
-
-
-def _make_chunk(source: SceneSource, chunk: tuple[str, range]) -> list[Record]:
-    split, indices = chunk
-    scenes = [(index, source.scene(split, index)) for index in indices]
-    return [
-        Record(split, index, encode_scene(source.kind, scene), digest_scene(scene))
-        for index, scene in scenes
-    ]
-
-
-def _work(source: SceneSource, chunks: list[tuple[str, range]], sender: Connection) -> None:
-    """Run in a worker: make the chunks and send them; an exception is sent in a chunk's place."""
-    try:
-        for chunk in chunks:
-            sender.send(_make_chunk(source, chunk))
-    except BrokenPipeError:
-        return
-    except Exception as error:
-        sender.send(error)
-
-
-def _receive(receiver: Connection) -> list[Record]:
-    try:
-        received = receiver.recv()
-    except EOFError:
-        raise RuntimeError("a process that makes scenes ended before its work did") from None
-    if isinstance(received, Exception):
-        raise received
-    return received
+    _check("disparity", scene.disparity, scene.frame, np.float32)
+    low, high = float(scene.disparity.min()), float(scene.disparity.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"its disparity goes from {low:g} to {high:g}, not within 0 to 1")
+    for name in ("defocused", "mask"):
+        frame = getattr(scene, name)
+        if frame is not None and frame.shape[:2] != scene.frame:
+            raise ValueError(f"its {name} is {list(frame.shape[:2])}, not {list(scene.frame)}")

@@ -25,8 +25,16 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 
+# Most tests compile more than they compute; those that compute ask for optimised code. Set here and
+# not only around tests, so that fixtures of any scope are compiled like the tests that use them.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(autouse=True)
-def _quick_compilation(request):
-    """Most tests compile more than they compute; those that compute ask for optimised code."""
-    optimised = request.node.get_closest_marker("optimised") is not None
-    jax.config.update("jax_disable_most_optimizations", not optimised)
+def _optimised_compilation(request):
+    if request.node.get_closest_marker("optimised") is None:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

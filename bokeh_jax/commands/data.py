@@ -1,85 +1,108 @@
-"""`bokeh-jax data`: build, inspect, photo."""
+"""`bokeh-jax data`: build, inspect, photo. Building needs no JAX, so imports of it are inside."""
 
 import argparse
+import contextlib
+import shlex
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bokeh_jax import config as config_lib
+from bokeh_jax.commands.data_sources import mixture_of
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.evaluation.contact_sheet import contact_sheet
-from bokeh_jax.inference.photo_file import Photo, write_photo
-from data_pipeline.builder import BuildSummary, build
+from data_pipeline.builder import BuildOptions, BuildSummary, build
+from data_pipeline.builder import Progress as BuildProgress
 from data_pipeline.demo_photo import demo_photo
-from data_pipeline.layered import LayeredSource
-from data_pipeline.photo_folder import PhotoFolderSource
-from data_pipeline.source import SceneSource
 
-_LAYERED_COUNTS = {"train": 2000, "eval_seen": 128, "eval_heldout": 128}
-
-
-def _counts(items: list[str]) -> dict[str, int] | None:
-    counts = {}
-    for item in items:
-        split, _, number = item.partition("=")
-        if not number.isdigit():
-            raise InvalidInput(f"--count is {item!r}; allowed: SPLIT=N such as train=2000")
-        counts[split] = int(number)
-    return counts or None
-
-
-def _source(arguments: argparse.Namespace) -> SceneSource:
-    if arguments.source == "layered":
-        return LayeredSource(
-            size_px=arguments.size, seed=arguments.seed, max_layers=arguments.max_layers
-        )
-    if arguments.photos is None:
-        raise InvalidInput(
-            "--photos is not given; allowed with --source photos: a folder of images"
-        )
-    return PhotoFolderSource(arguments.photos, size_px=arguments.size, seed=arguments.seed)
+# What shells give for SIGINT.
+_INTERRUPTED = 130
 
 
 def build_dataset(arguments: argparse.Namespace) -> None:
     """Builds a dataset with a progress bar, or says that it is there already."""
-    source = _source(arguments)
-    counts = _counts(arguments.count)
-    if counts is None and arguments.source == "layered":
-        counts = _LAYERED_COUNTS
+    # Values that are refused are refused before anything is read or written.
+    options = BuildOptions(
+        jpeg_quality=arguments.jpeg_quality,
+        scenes_per_shard=arguments.scenes_per_shard,
+        max_damaged_share=arguments.max_damaged_share,
+        num_workers=arguments.workers,
+        runner=arguments.runner,
+        beam_options=_split_options(arguments.beam_options),
+    )
+    mixture = mixture_of(arguments)
+    try:
+        with _progress_bar() as on_progress:
+            summary = build(
+                mixture,
+                arguments.out,
+                overwrite=arguments.overwrite,
+                options=options,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    print(_describe(summary))
+
+
+def _split_options(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InvalidInput(f"--beam-options is {text!r} ({error}); allowed: --NAME=VALUE") from None
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[BuildProgress], None]]:
+    """Shows a bar on a terminal; gives the function that moves it."""
     bar = Progress(
         TextColumn("scenes"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         disable=not sys.stdout.isatty(),
     )
-    task = bar.add_task("scenes", total=None)
+    task = bar.add_task("scenes", total=None, note="")
+    start, at_start = time.monotonic(), None
+
+    def on_progress(progress: BuildProgress) -> None:
+        nonlocal at_start
+        # What an earlier build has left is no speed of this one.
+        at_start = progress.done if at_start is None else at_start
+        rate = (progress.done - at_start) / max(time.monotonic() - start, 1e-9)
+        skipped = progress.dropped + progress.damaged
+        note = f"{rate:.1f}/s" + (f", {skipped} skipped" if skipped else "")
+        bar.update(task, completed=progress.done, total=progress.total, note=note)
+
     with bar:
-        summary = build(
-            source,
-            arguments.out,
-            counts=counts,
-            num_workers=arguments.workers,
-            overwrite=arguments.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    print(_describe(summary))
+        yield on_progress
 
 
 def _describe(summary: BuildSummary) -> str:
-    counts = ", ".join(f"{split} {number}" for split, number in summary.counts.items())
+    """One line on a dataset, numbers by split and group."""
+    splits = []
+    for split, groups in summary.info.splits.items():
+        parts = [f"{g.source} {g.width_px}x{g.height_px}: {g.num_scenes}" for g in groups]
+        splits.append(f"{split} {summary.info.counts[split]} ({', '.join(parts)})")
     verb = "kept" if summary.reused else "built"
     return (
-        f"{verb} {summary.path}: {counts} scenes of {summary.size_px} px, "
-        f"{summary.num_bytes / 1e6:.1f} MB, fingerprint {summary.fingerprint[:12]}"
+        f"{verb} {summary.path}: {', '.join(splits)}; "
+        f"{summary.num_dropped} dropped, {summary.num_damaged} damaged, "
+        f"{summary.num_bytes / 1e6:.1f} MB, fingerprint {summary.info.fingerprint[:12]}"
     )
 
 
 def inspect_dataset(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Writes the contact sheet of a config's dataset and cameras."""
+    from bokeh_jax import config as config_lib
+    from bokeh_jax.evaluation.contact_sheet import contact_sheet
+    from bokeh_jax.inference.photo_file import Photo, write_photo
+
     config = config_lib.load(arguments.config, overrides)
     if arguments.scenes < 1:
         raise InvalidInput(f"--scenes is {arguments.scenes}; allowed: 1 or more")
@@ -87,6 +110,7 @@ def inspect_dataset(arguments: argparse.Namespace, overrides: list[str]) -> None
         Path(config.data.path),
         arguments.split,
         config.simulation,
+        depth_noise=config.objective.depth_noise,
         num_scenes=arguments.scenes,
         seed=arguments.seed,
     )
@@ -96,6 +120,8 @@ def inspect_dataset(arguments: argparse.Namespace, overrides: list[str]) -> None
 
 def export_photo(folder: Path) -> None:
     """Writes the demo's photograph and its disparity (16-bit PNG)."""
+    from bokeh_jax.inference.photo_file import Photo, write_photo
+
     photograph, disparity = demo_photo()
     write_photo(folder / "photo.png", Photo(photograph.astype(np.float32) / 255.0))
     levels = np.rint(disparity * 65535.0).astype(np.uint16)

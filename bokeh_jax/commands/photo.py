@@ -10,7 +10,7 @@ import numpy as np
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.photo_file import Photo, kind_of, read_photo, write_photo
 from bokeh_jax.inference.refocuser import Refocuser, check_request
-from data_pipeline.photo_folder import read_disparity
+from data_pipeline.photos import read_disparity
 
 
 def parse_point(text: str, flag: str = "--focus") -> tuple[float, float]:

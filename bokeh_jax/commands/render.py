@@ -27,7 +27,7 @@ from bokeh_jax.optics import (
     squeezed,
 )
 from bokeh_jax.simulation import disparity_at
-from data_pipeline.photo_folder import read_disparity
+from data_pipeline.photos import read_disparity
 
 # Focus at infinity, in 1/m: farther than any depth that matters to a lens.
 _LEAST_FOCUS_DISPARITY = 1e-6

@@ -31,6 +31,7 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.metrics import Mean, mean_with_interval, psnr_db
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.simulation import (
+    AugmentConfig,
     Cameras,
     Scene,
     SimulationConfig,
@@ -39,7 +40,7 @@ from bokeh_jax.simulation import (
     physics_guess,
 )
 from bokeh_jax.training.rng import example_keys, step_key
-from data_pipeline.dataset import load_split
+from data_pipeline.dataset import dataset_info, load_split
 
 PyTree = Any
 METHODS = ("unchanged", "lens_blur", "lens_blur_known_camera", "model", "model_known_camera")
@@ -61,7 +62,7 @@ class TaskResult:
         split: dataset split.
         task: key of `TASKS`.
         psnr_db: method -> PSNR of every scene's first target, [n].
-        pictures: rows of `SHOWN`, [rows, 6, h, w, 3], sRGB [0, 1].
+        pictures: rows of `SHOWN` of the first group, [rows, 6, h, w, 3], sRGB [0, 1].
     """
 
     split: str
@@ -79,14 +80,14 @@ class TaskResult:
 
 
 def task_simulation(simulation: SimulationConfig, task: str) -> SimulationConfig:
-    """The run's simulation with the camera rates of one task."""
+    """The run's simulation with the camera rates of one task; scenes as they are stored."""
     reference_rate, target_rate = TASKS[task]
     cameras = dataclasses.replace(
         simulation.cameras,
         all_in_focus_reference_rate=reference_rate,
         all_in_focus_target_rate=target_rate,
     )
-    return dataclasses.replace(simulation, cameras=cameras)
+    return dataclasses.replace(simulation, cameras=cameras, augment=AugmentConfig(flip_rate=0.0))
 
 
 def _to_display(values: jax.Array) -> jax.Array:
@@ -98,10 +99,10 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
 
     Pictures are [b, m, h, w, 3] in [0, 1]. Tasks differ in their cameras only, so they share it.
     """
-    max_radius_px = config.simulation.max_radius_px
 
     @jax.jit
     def answer(params: PyTree, scenes: Scene, cameras: Cameras, keys: jax.Array):
+        max_radius_px = config.simulation.max_radius_px(scenes.disparity.shape[2])
         pairs = photograph_pairs(scenes, cameras, config.simulation)
         samples = {
             name: refocus_pairs(
@@ -141,17 +142,46 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
     return answer
 
 
-def _load_scenes(config: ExperimentConfig, split: str) -> dict[str, np.ndarray]:
-    """Whole batches of a split: one compiled shape, and the same scenes at every call."""
-    settings = config.evaluation
-    scenes = load_split(Path(config.data.path), split, limit=settings.num_scenes)
-    count = len(scenes["scene_id"]) // settings.batch_size * settings.batch_size
-    if count == 0:
+def _load_groups(config: ExperimentConfig, split: str) -> list[dict[str, np.ndarray]]:
+    """Whole batches of every group of a split: few compiled shapes, the same scenes every time.
+
+    Groups share `evaluation.num_scenes` by their sizes.
+    """
+    settings, path = config.evaluation, Path(config.data.path)
+    info = dataset_info(path)
+    if split not in info.splits:
+        raise InvalidInput(f"split is {split!r}; allowed in {path}: {', '.join(info.splits)}")
+    total = info.counts[split]
+    loaded = []
+    for index, group in enumerate(info.splits[split]):
+        limit = -(-settings.num_scenes * group.num_scenes // total)
+        count = min(limit, group.num_scenes) // settings.batch_size * settings.batch_size
+        if count:
+            loaded.append(load_split(path, split, limit=count, group=index))
+    if not loaded:
+        largest = max(group.num_scenes for group in info.splits[split])
         raise InvalidInput(
-            f"split {split} has {len(scenes['scene_id'])} scenes; allowed: "
+            f"split {split} has {largest} scenes of one shape; allowed: "
             f"evaluation.batch_size={settings.batch_size} or more"
         )
-    return {name: value[:count] for name, value in scenes.items()}
+    return loaded
+
+
+def _answers(
+    answer: Callable[..., dict[str, jax.Array]],
+    draw: Callable[..., tuple[Scene, Cameras]],
+    params: PyTree,
+    scenes: dict[str, np.ndarray],
+    keys: jax.Array,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Pictures of one group's scenes, batch by batch."""
+    parts = []
+    for start in range(0, len(keys), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = {name: value[rows] for name, value in scenes.items()}
+        parts.append(jax.device_get(answer(params, *draw(batch, keys[rows]), keys[rows])))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
@@ -162,27 +192,33 @@ def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
     """
     settings, results = config.evaluation, []
     answer = _make_answer(config)
+    groups = {split: _load_groups(config, split) for split in settings.splits}
     for task_index, task in enumerate(TASKS):
         simulation = task_simulation(config.simulation, task)
         draw = jax.jit(functools.partial(draw_scenes, config=simulation))
         for split in settings.splits:
-            scenes = _load_scenes(config, split)
-            count = len(scenes["scene_id"])
-            keys = example_keys(step_key(settings.seed, "evaluation", task_index), count)
-            parts = []
-            for start in range(0, count, settings.batch_size):
-                rows = slice(start, start + settings.batch_size)
-                batch = {name: value[rows] for name, value in scenes.items()}
-                parts.append(jax.device_get(answer(params, *draw(batch, keys[rows]), keys[rows])))
-            pictures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            pictures, first = [], 0
+            keys = example_keys(
+                step_key(settings.seed, "evaluation", task_index),
+                sum(len(scenes["scene_id"]) for scenes in groups[split]),
+            )
+            for scenes in groups[split]:
+                own = keys[first : first + len(scenes["scene_id"])]
+                first += len(own)
+                pictures.append(_answers(answer, draw, params, scenes, own, settings.batch_size))
             results.append(_score(split, task, pictures))
     return results
 
 
-def _score(split: str, task: str, pictures: dict[str, np.ndarray], rows: int = 6) -> TaskResult:
-    truth = pictures["truth"]
-    scores = {method: psnr_db(pictures[method][:, 0], truth[:, 0]) for method in METHODS}
-    shown = [pictures[name][:rows, 0] for name in SHOWN]
+def _score(split: str, task: str, groups: list[dict[str, np.ndarray]], rows: int = 6) -> TaskResult:
+    """Scores of all groups; pictures of the first one."""
+    scores = {
+        method: np.concatenate(
+            [psnr_db(pictures[method][:, 0], pictures["truth"][:, 0]) for pictures in groups]
+        )
+        for method in METHODS
+    }
+    shown = [groups[0][name][:rows, 0] for name in SHOWN]
     return TaskResult(split, task, scores, np.stack(shown, axis=1))
 
 

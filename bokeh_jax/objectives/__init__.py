@@ -1,7 +1,13 @@
 """Objectives as pure functions, and the samplers of what they train."""
 
 from bokeh_jax.objectives.conditions import build_conditions, from_model_range, to_model_range
-from bokeh_jax.objectives.refocus import ObjectiveConfig, predict, refocus_loss, stacking_loss
+from bokeh_jax.objectives.refocus import (
+    ObjectiveConfig,
+    as_known,
+    predict,
+    refocus_loss,
+    stacking_loss,
+)
 from bokeh_jax.objectives.sampling import (
     make_predictor,
     refocus_pairs,
@@ -11,6 +17,7 @@ from bokeh_jax.objectives.sampling import (
 
 __all__ = [
     "ObjectiveConfig",
+    "as_known",
     "build_conditions",
     "from_model_range",
     "make_predictor",

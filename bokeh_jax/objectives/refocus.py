@@ -18,7 +18,8 @@ DiffCamera (arXiv 2509.26599), here on pixels; its λ and w(t) are not published
 Sharing t and ε over the targets is what makes the blend in (5) one of comparable predictions.
 
 Dropped in training, so that inference may lack them: disparity (depth dropout), the camera (for
-guidance), the reference's camera. All are drawn per scene, so its M targets are told the same.
+guidance), the reference's camera. Where disparity is given, it may be damaged (`depth_noise`); the
+truth is photographed all the same. All are drawn per scene, so its M targets are told the same.
 """
 
 import dataclasses
@@ -32,7 +33,14 @@ from bokeh_jax import diffusion, models
 from bokeh_jax.models import Conditions, RefocusConfig
 from bokeh_jax.objectives.conditions import build_conditions, to_model_range
 from bokeh_jax.optics import stack
-from bokeh_jax.simulation import Pairs, SimulationConfig, simulate_pairs
+from bokeh_jax.simulation import (
+    DepthNoiseConfig,
+    Pairs,
+    SimulationConfig,
+    damage_disparity,
+    seen_through,
+    simulate_pairs,
+)
 
 PyTree = Any
 
@@ -53,6 +61,7 @@ class ObjectiveConfig:
         depth_dropout_rate: share of scenes trained without disparity.
         camera_dropout_rate: share of scenes trained without the asked camera.
         reference_camera_dropout_rate: share of scenes whose reference camera is unknown.
+        depth_noise: how the disparity that the network is shown differs from the truth.
     """
 
     prediction: Literal["sample", "velocity"] = "sample"
@@ -65,6 +74,7 @@ class ObjectiveConfig:
     depth_dropout_rate: float = 0.1
     camera_dropout_rate: float = 0.1
     reference_camera_dropout_rate: float = 0.5
+    depth_noise: DepthNoiseConfig = dataclasses.field(default_factory=DepthNoiseConfig)
 
     def __post_init__(self):
         for name in ("depth_dropout_rate", "camera_dropout_rate", "reference_camera_dropout_rate"):
@@ -98,6 +108,15 @@ def _bernoulli(keys: Key[Array, " b"], rate: float) -> Float[Array, " b"]:
 
 def _stream(keys: Key[Array, " b"], index: int) -> Key[Array, " b"]:
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+
+
+def as_known(pairs: Pairs, keys: Key[Array, " b"], noise: DepthNoiseConfig) -> Pairs:
+    """The pairs with damaged disparity, and their cameras as told by one who has only that."""
+    if noise.rate == 0:
+        return pairs
+    disparity = damage_disparity(pairs.disparity, keys, noise)
+    cameras = seen_through(pairs.cameras, disparity)
+    return dataclasses.replace(pairs, disparity=disparity, cameras=cameras)
 
 
 def pair_conditions(
@@ -156,6 +175,21 @@ def _shared_draws(
     return noise, times
 
 
+def _flow_loss(
+    predicted: Float[Array, "n h w 3"],
+    truth: Float[Array, "n h w 3"],
+    source: Float[Array, "n h w 3"],
+    x_t: Float[Array, "n h w 3"],
+    times: Float[Array, " n"],
+    objective: ObjectiveConfig,
+) -> tuple[Float[Array, ""], Float[Array, "n h w 3"]]:
+    """Equation (4), and the predicted samples x̂."""
+    if objective.prediction == "velocity":
+        loss = jnp.mean((predicted - diffusion.velocity(truth, source)) ** 2)
+        return loss, diffusion.sample_from_velocity(x_t, predicted, times)
+    return jnp.mean((predicted - truth) ** 2), predicted
+
+
 def refocus_loss(
     params: PyTree,
     batch: dict[str, Array],
@@ -180,14 +214,14 @@ def refocus_loss(
     """
     pairs = simulate_pairs(batch, _stream(keys, 0), simulation)
     conditions = pair_conditions(
-        pairs,
+        as_known(pairs, _stream(keys, 6), objective.depth_noise),
         disparity_given=_bernoulli(_stream(keys, 1), objective.depth_dropout_rate),
         camera_given=_bernoulli(_stream(keys, 2), objective.camera_dropout_rate),
         reference_camera_given=_bernoulli(
             _stream(keys, 3), objective.reference_camera_dropout_rate
         ),
         objective=objective,
-        max_radius_px=simulation.max_radius_px,
+        max_radius_px=simulation.max_radius_px(pairs.disparity.shape[2]),
     )
     targets = to_model_range(pairs.targets)
     flat = targets.reshape(-1, *targets.shape[2:])
@@ -202,13 +236,7 @@ def refocus_loss(
     )
     x_t = diffusion.interpolate(flat, source, shared_times)
     predicted = predict(params, x_t, shared_times, conditions, model=model, objective=objective)
-
-    if objective.prediction == "velocity":
-        flow_loss = jnp.mean((predicted - diffusion.velocity(flat, source)) ** 2)
-        samples = diffusion.sample_from_velocity(x_t, predicted, shared_times)
-    else:
-        flow_loss = jnp.mean((predicted - flat) ** 2)
-        samples = predicted
+    flow_loss, samples = _flow_loss(predicted, flat, source, x_t, shared_times, objective)
     time_weight = jnp.ones_like(times) if objective.stacking_time == "uniform" else 1.0 - times
     stacked = stacking_loss(samples.reshape(targets.shape), targets, pairs.weights, time_weight)
     loss = flow_loss + objective.stacking_weight * stacked

@@ -67,11 +67,13 @@ class Cameras:
         reference: lens of the reference photograph, batch shape [].
         targets: lenses of the targets, batch shape [m].
         focus_points: [m, 2], (x, y) in [0, 1]: where each target is focused.
+        reference_point: [2], where the reference is focused.
     """
 
     reference: Lens
     targets: Lens
     focus_points: Float[Array, "*b m 2"]
+    reference_point: Float[Array, "*b 2"]
 
 
 def disparity_at(disparity: Float[Array, "h w"], points: Float[Array, "p 2"]) -> Float[Array, " p"]:
@@ -125,4 +127,20 @@ def sample_cameras(
             blur_px=jnp.full((config.num_targets,), target_blur_px),
         ),
         focus_points=points[order],
+        reference_point=points[0],
+    )
+
+
+def seen_through(cameras: Cameras, disparity: Float[Array, "b h w"]) -> Cameras:
+    """The cameras of a batch as told by a person who has another disparity map.
+
+    Each is focused on the disparity that this map has where the camera was focused; the blur
+    stays.
+    """
+    points = jnp.concatenate([cameras.reference_point[:, None], cameras.focus_points], axis=1)
+    focus = jax.vmap(disparity_at)(disparity, points)
+    return dataclasses.replace(
+        cameras,
+        reference=Lens(focus_disparity=focus[:, 0], blur_px=cameras.reference.blur_px),
+        targets=Lens(focus_disparity=focus[:, 1:], blur_px=cameras.targets.blur_px),
     )

@@ -18,8 +18,16 @@ from jaxtyping import Array, Float, Key
 
 from bokeh_jax.optics import Lens, in_focus_weights, render_defocus
 from bokeh_jax.pytree import pytree_dataclass
+from bokeh_jax.simulation.augment import AugmentConfig, draw_color_map, flip_record
 from bokeh_jax.simulation.cameras import CameraConfig, Cameras, sample_cameras
-from bokeh_jax.simulation.scene import Scene, crop_scene, photograph
+from bokeh_jax.simulation.scene import (
+    Scene,
+    crop_scene,
+    largest_frame,
+    margin_for,
+    photograph,
+    recolor,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,28 +35,59 @@ class SimulationConfig:
     """What is simulated.
 
     Attributes:
-        size_px: height and width of the working frame.
+        size_px: side of the working frame of square scenes; others have about as many pixels.
+        stored_size_px: where scenes are stored in several resolutions, the side of those whose
+            working frame is `size_px`; the frames of others are larger or smaller in proportion.
+            None gives all the same number of pixels.
+        frame_multiple_px: of which both sides of a working frame are multiples; the model's patch
+            size divides it.
+        augment: how scenes are varied before they are photographed.
         cameras: the camera distribution.
         stacking_softness_px: blur-radius difference over which the weights pass from one target
           to another.
     """
 
     size_px: int = 32
+    stored_size_px: int | None = None
+    frame_multiple_px: int = 8
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     cameras: CameraConfig = dataclasses.field(default_factory=CameraConfig)
     stacking_softness_px: float = 0.5
 
     def __post_init__(self):
         if self.size_px < 8:
             raise ValueError(f"size_px is {self.size_px}; allowed: 8 or more")
+        if self.stored_size_px is not None and self.stored_size_px < self.size_px:
+            raise ValueError(
+                f"stored_size_px is {self.stored_size_px}; allowed: None, or "
+                f"size_px={self.size_px} or more"
+            )
+        if not 1 <= self.frame_multiple_px <= self.size_px or self.size_px % self.frame_multiple_px:
+            raise ValueError(
+                f"frame_multiple_px is {self.frame_multiple_px}; allowed: divisors of "
+                f"size_px={self.size_px}"
+            )
         if self.stacking_softness_px <= 0:
             raise ValueError(
                 f"stacking_softness_px is {self.stacking_softness_px}; allowed: above 0"
             )
 
-    @property
-    def max_radius_px(self) -> float:
-        """Largest blur radius that this distribution can ask for: |d − d_f| is at most 1."""
-        return float(math.ceil(self.cameras.blur_fraction_max * self.size_px))
+    def frame_of(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the working frame of scenes stored in frames of this size."""
+        side_px = float(self.size_px)
+        if self.stored_size_px is not None:
+            side_px *= math.sqrt(stored[0] * stored[1]) / self.stored_size_px
+        return largest_frame(stored, side_px=side_px, multiple_px=self.frame_multiple_px)
+
+    def max_radius_px(self, width_px: int) -> float:
+        """Largest blur radius that is asked of a frame this wide: |d − d_f| is at most 1."""
+        return float(math.ceil(self.cameras.blur_fraction_max * width_px))
+
+    def needed_px(self, stored: tuple[int, int], *, layered: bool) -> tuple[int, int]:
+        """(height, width) that stored frames must have: the working frame and its margin."""
+        height, width = self.frame_of(stored)
+        margin_px = margin_for(self.max_radius_px(width)) if layered else 0
+        return height + 2 * margin_px, width + 2 * margin_px
 
 
 @pytree_dataclass
@@ -77,7 +116,9 @@ def photograph_pairs(scenes: Scene, cameras: Cameras, config: SimulationConfig) 
         cameras.reference,
         cameras.targets,
     )
-    photographs = photograph(scenes, lenses, max_radius_px=config.max_radius_px)
+    max_radius_px = config.max_radius_px(scenes.disparity.shape[-1])
+    # A file holds at most white: lights are clipped after the lens, not before it.
+    photographs = jnp.minimum(photograph(scenes, lenses, max_radius_px=max_radius_px), 1.0)
     return Pairs(
         reference=photographs[:, 0],
         targets=photographs[:, 1:],
@@ -100,14 +141,18 @@ def draw_scenes(
         config: what is simulated.
     """
     records = {name: value for name, value in batch.items() if name != "scene_id"}
+    planes = records["layers"][..., 0] if "layers" in records else records["disparity"]
+    frame = config.frame_of((planes.shape[-2], planes.shape[-1]))
 
     def draw(record: dict[str, Array], key: Key[Array, ""]) -> tuple[Scene, Cameras]:
         scene = crop_scene(
-            record,
+            flip_record(record, jax.random.fold_in(key, 2), config.augment),
             jax.random.fold_in(key, 0),
-            size_px=config.size_px,
-            max_radius_px=config.max_radius_px,
+            frame=frame,
+            max_radius_px=config.max_radius_px(frame[1]),
         )
+        if config.augment.changes_colors:
+            scene = recolor(scene, draw_color_map(jax.random.fold_in(key, 3), config.augment))
         return scene, sample_cameras(jax.random.fold_in(key, 1), scene.disparity, config.cameras)
 
     return jax.vmap(draw)(records, keys)

@@ -37,7 +37,7 @@ def make_panel(config: ExperimentConfig) -> Callable[[PyTree], Float[np.ndarray,
     """Loads a few fixed scenes and gives params -> picture, in the columns `COLUMNS`.
 
     Scenes, cameras and noise are the same at every call, so that pictures of different steps can
-    be compared.
+    be compared. They are of the split's first group: pictures of one kind and shape.
     """
     batch = load_split(Path(config.data.path), config.data.split, limit=PANEL_SCENES)
     scenes = len(batch["scene_id"])
@@ -46,18 +46,19 @@ def make_panel(config: ExperimentConfig) -> Callable[[PyTree], Float[np.ndarray,
     @jax.jit
     def pictures(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         pairs = simulate_pairs(batch, keys, config.simulation)
+        max_radius_px = config.simulation.max_radius_px(pairs.disparity.shape[2])
         samples = refocus_pairs(
             params,
             pairs,
             keys,
             model=config.model,
             objective=config.objective,
-            max_radius_px=config.simulation.max_radius_px,
+            max_radius_px=max_radius_px,
             **dataclasses.asdict(config.sampler),
         )
         first = jax.tree.map(lambda leaf: leaf[:, 0], pairs.cameras.targets)
         blurred = physics_guess(
-            pairs.reference, pairs.disparity, first, max_radius_px=config.simulation.max_radius_px
+            pairs.reference, pairs.disparity, first, max_radius_px=max_radius_px
         )
         photographs = [pairs.reference, blurred, pairs.targets[:, 0]]
         reference, blurred, truth = map(to_model_range, photographs)

@@ -6,7 +6,6 @@ from pathlib import Path
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.simulation import margin_for
 from data_pipeline.dataset import DatasetInfo, dataset_info
 
 
@@ -35,23 +34,51 @@ def write_config(workdir: Path, config: ExperimentConfig) -> None:
 
 
 def check_dataset(config: ExperimentConfig) -> DatasetInfo:
-    """The dataset fits the config: it has the split, and scenes wide enough for frame and margin.
+    """The dataset fits the config: it has the split, and frames wide enough for working frames.
 
     Raises:
         InvalidInput: it does not.
     """
     info = dataset_info(Path(config.data.path))
     simulation = config.simulation
-    margin_px = margin_for(simulation.max_radius_px) if info.kind == "layered" else 0
-    needed_px = simulation.size_px + 2 * margin_px
-    if info.size_px < needed_px:
+    if config.data.split not in info.splits:
         raise InvalidInput(
-            f"dataset {config.data.path} has scenes of {info.size_px} px; allowed: {needed_px} px "
-            f"or more for simulation.size_px={simulation.size_px} with blur radii up to "
-            f"{simulation.max_radius_px:g} px"
+            f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.splits)}"
         )
-    if config.data.split not in info.counts:
+    for group in info.splits[config.data.split]:
+        stored = (group.height_px, group.width_px)
+        needed = simulation.needed_px(stored, layered=group.kind == "layered")
+        if stored[0] < needed[0] or stored[1] < needed[1]:
+            frame = simulation.frame_of(stored)
+            raise InvalidInput(
+                f"dataset {config.data.path} has {group.kind} scenes of {stored[0]}x{stored[1]} "
+                f"px; allowed: {needed[0]}x{needed[1]} px or more, for working frames of "
+                f"{frame[0]}x{frame[1]} px (simulation.size_px={simulation.size_px}) with blur "
+                f"radii up to {simulation.max_radius_px(frame[1]):g} px"
+            )
+    if simulation.frame_multiple_px % config.model.patch_size:
         raise InvalidInput(
-            f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.counts)}"
+            f"config key simulation.frame_multiple_px is {simulation.frame_multiple_px}; allowed: "
+            f"multiples of model.patch_size={config.model.patch_size}"
         )
     return info
+
+
+def source_weights(config: ExperimentConfig) -> dict[str, float]:
+    """`data.source_weights` by name.
+
+    Raises:
+        InvalidInput: an entry is not NAME=NUMBER.
+    """
+    weights = {}
+    for entry in config.data.source_weights:
+        name, equals, number = entry.partition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not (name and equals and weights[name] >= 0):
+            raise InvalidInput(
+                f"config key data.source_weights has {entry!r}; allowed: NAME=NUMBER, 0 or more"
+            )
+    return weights

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 from clu import metrics as clu_metrics
@@ -31,6 +32,7 @@ class Reporter:
     writer: writers.MetricWriter | None
     screen: progress.ProgressReporter | None
     images_per_step: int
+    replaced_rows: Callable[[], int] = lambda: 0
     last_report: float = dataclasses.field(default_factory=time.monotonic)
 
     def report(self, step: int, window: Window) -> None:
@@ -43,6 +45,8 @@ class Reporter:
             "steps_per_second": window.steps / seconds,
             "images_per_second": window.steps * self.images_per_step / seconds,
             "data_wait_percent": 100.0 * window.data_wait_seconds / seconds,
+            # Of this process, since it started: rows whose record could not be read.
+            "replaced_rows": float(self.replaced_rows()),
         }
         if self.writer is not None:
             self.writer.scalars(step, numbers)

@@ -7,7 +7,8 @@ here). Metrics are a clu collection of device scalars: merging them over steps n
 device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,9 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.objectives import refocus_loss
 from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.state import TrainState, apply_gradients, learning_rate
+from data_pipeline.order import Shape
 
-Batch = dict[str, Array]
+Batch = Mapping[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, clu_metrics.Collection]]
 StepMetrics = clu_metrics.Collection.create(
     loss=clu_metrics.Average.from_output("loss"),
@@ -40,8 +42,13 @@ def batch_checksum(scene_id: Integer[Array, " b"]) -> Float[Array, ""]:
     Equal runs log equal numbers at every step: the first place to look when two runs part.
     """
     position = jnp.arange(scene_id.shape[0], dtype=jnp.uint32)
-    # An odd multiplier a row (Knuth's, mod 2³²) makes the sum depend on the order.
-    mixed = (scene_id.astype(jnp.uint32) + 1) * (2 * position + 1) * jnp.uint32(2_654_435_761)
+    # Two odd multipliers spread scene and position over 32 bits; the finaliser of MurmurHash3 makes
+    # their sum anything but linear, so that other batches give other sums.
+    mixed = (scene_id.astype(jnp.uint32) + 1) * jnp.uint32(2_654_435_761)
+    mixed ^= (position + 1) * jnp.uint32(0x9E37_79B9)
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EB_CA6B)
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2_AE35)
+    mixed ^= mixed >> 16
     return (jnp.sum(mixed, dtype=jnp.uint32) >> 8).astype(jnp.float32)
 
 
@@ -56,7 +63,7 @@ def train_step(
     def loss_fn(params):
         return refocus_loss(
             params,
-            batch,
+            dict(batch),
             keys,
             model=config.model,
             simulation=config.simulation,
@@ -74,10 +81,34 @@ def train_step(
     return apply_gradients(state, gradients, config), collected
 
 
-def compile_step(config: ExperimentConfig, state: TrainState, batch: Batch) -> TrainStep:
+def abstract_batch(
+    shape: Shape, global_batch_size: int, placement: jax.sharding.Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch of the loader's shape is made of, without its values."""
+    b, h, w, n = global_batch_size, shape.height_px, shape.width_px, shape.max_layers
+    kinds = {
+        "layered": {
+            "layers": ((b, n, h, w, 4), jnp.uint8),
+            "layer_disparity": ((b, n, 3), jnp.float32),
+            "layer_gain": ((b, n), jnp.float32),
+        },
+        "photographs": {
+            "image": ((b, h, w, 3), jnp.uint8),
+            "disparity": ((b, h, w), jnp.uint16),
+        },
+    }
+    arrays = kinds[shape.kind] | {"scene_id": ((b,), jnp.int32)}
+    return {
+        name: jax.ShapeDtypeStruct(size, dtype, sharding=placement)
+        for name, (size, dtype) in arrays.items()
+    }
+
+
+def compile_step(config: ExperimentConfig, state: TrainState, batch: Any) -> TrainStep:
     """Compiles the step for the shardings and shapes of `state` and `batch`, ahead of the loop.
 
-    The result is an executable: a batch of another shape raises instead of compiling again.
+    Either may be abstract. The result is an executable: a batch of another shape raises instead of
+    compiling again.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(
@@ -86,6 +117,27 @@ def compile_step(config: ExperimentConfig, state: TrainState, batch: Batch) -> T
         out_shardings=(shardings, None),
     )
     return jitted.lower(state, batch).compile()
+
+
+def by_shape(steps: Sequence[tuple[Batch, TrainStep]]) -> TrainStep:
+    """One step of several executables, each for its own (abstract) batch.
+
+    A batch whose shapes fit none of them raises ValueError.
+    """
+
+    def signature(batch: Batch) -> frozenset[tuple[str, tuple[int, ...]]]:
+        return frozenset((name, value.shape) for name, value in batch.items())
+
+    executables = {signature(batch): step for batch, step in steps}
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, clu_metrics.Collection]:
+        step = executables.get(signature(batch))
+        if step is None:
+            shapes = {name: value.shape for name, value in batch.items()}
+            raise ValueError(f"batch has shapes {shapes}; allowed: those that were compiled")
+        return step(state, batch)
+
+    return train_step
 
 
 # clu divides float totals by integer counts, which strict promotion refuses.

@@ -7,15 +7,14 @@ which.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 
@@ -32,10 +31,11 @@ from bokeh_jax.training import (
     sharding,
     writers,
 )
+from bokeh_jax.training.prefetch import DevicePrefetch
 from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import TrainState, abstract_state, create_state
-from bokeh_jax.training.step import TrainStep, compile_step
-from data_pipeline.loader import LoaderConfig, make_loader
+from bokeh_jax.training.step import TrainStep, abstract_batch, by_shape, compile_step
+from data_pipeline.loader import LoaderConfig, make_loader, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,11 @@ class RunResult:
 def _log(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+def _log_anywhere(text: str) -> None:
+    """What concerns one process's share of the data is said by that process."""
+    print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
 
 
 def _initial_state(
@@ -75,19 +80,34 @@ def _initial_state(
     return state, checkpoint.DataPosition(0, config.seed, fingerprint)
 
 
-def _loader(config: ExperimentConfig, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-    return make_loader(
-        LoaderConfig(
-            path=Path(config.data.path),
-            split=config.data.split,
-            global_batch_size=config.training.global_batch_size,
-            seed=config.seed,
-            num_workers=config.data.num_workers,
-        ),
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+def _loader_config(config: ExperimentConfig) -> LoaderConfig:
+    return LoaderConfig(
+        path=Path(config.data.path),
+        split=config.data.split,
+        global_batch_size=config.training.global_batch_size,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        weights=preflight.source_weights(config) or None,
+        on_bad_record=config.data.on_bad_record,
     )
+
+
+def _compile_steps(
+    config: ExperimentConfig, state: TrainState, placement: jax.sharding.NamedSharding
+) -> TrainStep:
+    """One executable for every shape that the loader can bring; they are listed."""
+    steps = []
+    for shape in shapes(_loader_config(config)):
+        started = time.monotonic()
+        batch = abstract_batch(shape, config.training.global_batch_size, placement)
+        steps.append((batch, compile_step(config, state, batch)))
+        frame = config.simulation.frame_of((shape.height_px, shape.width_px))
+        _log(
+            f"step compiled in {time.monotonic() - started:.1f} s: {shape.kind}, stored "
+            f"{shape.height_px}x{shape.width_px} px, working frame {frame[0]}x{frame[1]} px, "
+            f"{100 * shape.share:.1f} % of batches"
+        )
+    return by_shape(steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,26 +131,25 @@ def run_steps(
     train_step: TrainStep,
     state: TrainState,
     first_step: int,
-    batches: Iterator[dict[str, np.ndarray]],
-    placement: jax.sharding.NamedSharding,
+    batches: Iterator[dict[str, jax.Array]],
     hooks: Hooks,
 ) -> tuple[TrainState, int]:
     """Runs from `first_step` to the end or to a stop request -> (state, steps done).
 
     INVARIANTS, each guarded by a test:
-      * At the top of the loop `step` updates are done and `step` batches drawn; state.step == step.
-      * A save holds state and data position after the same update and starts before the next batch
-        is drawn.
+      * At the top of the loop `step` updates are done and `step` batches used; state.step == step.
+      * A save holds state and data position after the same update. Batches that wait on the device
+        by then are drawn again after a restart: which ones they are is a function of the step.
       * Values are read one step after they were asked for, when the next step is already queued:
         the device never waits for the host.
-      * Nothing compiles here: `train_step` is an executable, and another shape raises.
+      * Nothing compiles here: `train_step` is executables, one a shape; another shape raises.
       * Every implicit transfer between host and device is an error.
     """
     settings = config.training
     step, window, due = first_step, Window(), None
     while step < settings.num_steps and not hooks.stop_requested():
         waiting_since = time.monotonic()
-        batch = sharding.put_batch(next(batches), placement)
+        batch = next(batches)
         waited_seconds = time.monotonic() - waiting_since
         with jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
@@ -222,24 +241,19 @@ def _train_from(
             writer.image(step, "panel", picture)
 
     placement = sharding.batch_sharding(mesh)
-    batches = _loader(config, position.next_step)
-    first_batch = next(batches)
-    started = time.monotonic()
-    train_step = compile_step(config, state, sharding.put_batch(first_batch, placement))
-    _log(f"step compiled in {time.monotonic() - started:.1f} s")
+    train_step = _compile_steps(config, state, placement)
+    loader = make_loader(
+        _loader_config(config),
+        start_step=position.next_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        warn=_log_anywhere,
+    )
     images_per_step = config.training.global_batch_size * config.simulation.cameras.num_targets
-    reporter = Reporter(writer, screen, images_per_step)
+    reporter = Reporter(writer, screen, images_per_step, lambda: loader.num_replaced)
     hooks = Hooks(save, panel, reporter.report, stop_requested)
-    with screen:
-        state, step = run_steps(
-            config,
-            train_step,
-            state,
-            position.next_step,
-            itertools.chain([first_batch], batches),
-            placement,
-            hooks,
-        )
+    with contextlib.closing(loader), screen, DevicePrefetch(loader, placement) as batches:
+        state, step = run_steps(config, train_step, state, position.next_step, batches, hooks)
     if step > position.next_step and not _saves_at(config, step):
         save(state, step)
     if writer is not None:

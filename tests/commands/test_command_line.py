@@ -183,9 +183,16 @@ def test_contact_sheet_of_a_dataset(dataset, tmp_path):
     out = tmp_path / "sheet.png"
     assert main(["data", "inspect", f"--config={config}", "--scenes=3", f"--out={out}"]) == 0
     with Image.open(out) as sheet:
-        # All in focus, disparity, reference, two targets, weight: six columns of 128 px and gaps.
-        assert sheet.size == (6 * 134, 3 * 148)
-        assert np.asarray(sheet).std() > 30
+        # All in focus, disparity, the same as told, reference, two targets, two weights: eight
+        # columns of 128 px and gaps; histograms below.
+        width, height = sheet.size
+        assert width == 8 * 134
+        assert height > 3 * 148 + 100
+        pixels = np.asarray(sheet)
+        assert pixels[: 3 * 148].std() > 30
+        bars = (pixels[3 * 148 :] == (70, 130, 180)).all(axis=-1)
+        columns = bars[:, : 4 * 252].reshape(bars.shape[0], 4, 252).any(axis=0).sum(axis=1)
+        assert (columns > 8).all(), "four histograms, of more than one value each"
 
 
 def test_demo_photo_and_its_map(tmp_path):

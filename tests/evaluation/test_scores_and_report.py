@@ -167,5 +167,7 @@ def test_too_few_scenes_for_a_batch_are_refused(tiny):
     small = config_lib.resolve(
         json.loads(config_lib.to_json(tiny)), ["evaluation.batch_size=9", "evaluation.num_scenes=9"]
     )
-    with pytest.raises(config_lib.InvalidInput, match=r"8 scenes; allowed: .*batch_size=9"):
+    with pytest.raises(
+        config_lib.InvalidInput, match=r"8 scenes of one shape; allowed: .*batch_size=9"
+    ):
         evaluate(small, {})

@@ -48,8 +48,9 @@ def batch():
     source = LayeredSource(size_px=24, seed=1, max_layers=2)
     scenes = [source.scene("train", index) for index in range(3)]
     return {
-        "layers": jnp.stack([jnp.asarray(scene["layers"]) for scene in scenes]),
-        "layer_disparity": jnp.stack([jnp.asarray(scene["layer_disparity"]) for scene in scenes]),
+        "layers": jnp.stack([jnp.asarray(scene.layers) for scene in scenes]),
+        "layer_disparity": jnp.stack([jnp.asarray(scene.layer_disparity) for scene in scenes]),
+        "layer_gain": jnp.stack([jnp.asarray(scene.layer_gain) for scene in scenes]),
         "scene_id": jnp.arange(3, dtype=jnp.int32),
     }
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +15,18 @@ from bokeh_jax.simulation import (
     photograph,
     photograph_pairs,
     physics_guess,
+    sample_cameras,
+    seen_through,
     simulate_pairs,
 )
 from data_pipeline.layered import LayeredSource
 
 SIZE_PX, RADIUS_PX, STORED_PX = 12, 2.0, 24
+FRAME = (SIZE_PX, SIZE_PX)
 SIMULATION = SimulationConfig(
-    size_px=SIZE_PX, cameras=CameraConfig(blur_fraction_min=0.05, blur_fraction_max=2.0 / 12)
+    size_px=SIZE_PX,
+    frame_multiple_px=4,
+    cameras=CameraConfig(blur_fraction_min=0.05, blur_fraction_max=2.0 / 12),
 )
 
 
@@ -30,12 +37,13 @@ def batch():
     layers = np.zeros((3, 3, STORED_PX, STORED_PX, 4), np.uint8)
     planes = np.zeros((3, 3, 3), np.float32)
     for row, scene in enumerate(scenes):
-        count = len(scene["layers"])
-        layers[row, :count] = scene["layers"]
-        planes[row, :count] = scene["layer_disparity"]
+        count = len(scene.layers)
+        layers[row, :count] = scene.layers
+        planes[row, :count] = scene.layer_disparity
     return {
         "layers": jnp.asarray(layers),
         "layer_disparity": jnp.asarray(planes),
+        "layer_gain": jnp.ones((3, 3)),
         "scene_id": jnp.arange(3, dtype=jnp.int32),
     }
 
@@ -63,7 +71,7 @@ def whole_frame(record):
 
 def test_the_centre_crop_is_the_centre(batch):
     record = record_of(batch, 0)
-    scene = crop_scene(record, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    scene = crop_scene(record, None, frame=FRAME, max_radius_px=RADIUS_PX)
     image, disparity = whole_frame(record)
     first = (STORED_PX - SIZE_PX) // 2
     window = slice(first, first + SIZE_PX)
@@ -77,7 +85,7 @@ def test_a_random_crop_moves_pixels_and_planes_together(batch):
     margin_px, offsets = margin_for(RADIUS_PX), set()
     for index in range(12):
         key = jax.random.fold_in(jax.random.key(0), index)
-        scene = crop_scene(record, key, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+        scene = crop_scene(record, key, frame=FRAME, max_radius_px=RADIUS_PX)
         found = [
             (row, column)
             for row in range(STORED_PX - SIZE_PX + 1)
@@ -98,12 +106,12 @@ def test_a_random_crop_moves_pixels_and_planes_together(batch):
 
 
 def test_a_stored_frame_without_room_for_the_margin_is_refused(batch):
-    with pytest.raises(ValueError, match=r"24x24 px; .* needs at least 34 px"):
-        crop_scene(record_of(batch, 0), None, size_px=SIZE_PX, max_radius_px=10.0)
+    with pytest.raises(ValueError, match=r"24x24 px; .* needs at least 34x34 px"):
+        crop_scene(record_of(batch, 0), None, frame=FRAME, max_radius_px=10.0)
 
 
 def test_without_blur_a_photograph_is_all_in_focus(batch):
-    scene = crop_scene(record_of(batch, 2), None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    scene = crop_scene(record_of(batch, 2), None, frame=FRAME, max_radius_px=RADIUS_PX)
     shot = photograph_one(scene, focus_disparity=0.3, blur_px=0.0)
     np.testing.assert_allclose(shot, scene.image, atol=1e-5)
 
@@ -113,15 +121,16 @@ def test_photographs_and_layered_scenes_agree_where_nothing_is_hidden(batch):
     one_layer = {
         "layers": record["layers"][1:2].at[..., 3].set(255),
         "layer_disparity": jnp.array([[0.01, 0.0, 0.3]]),
+        "layer_gain": jnp.ones(1),
     }
-    scene = crop_scene(one_layer, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+    scene = crop_scene(one_layer, None, frame=FRAME, max_radius_px=RADIUS_PX)
     flat = {
         "image": one_layer["layers"][0, ..., :3],
         "disparity": jnp.broadcast_to(
-            0.3 + 0.01 * jnp.arange(STORED_PX, dtype=jnp.float32), (24, 24)
+            np.rint(65535 * (0.3 + 0.01 * np.arange(STORED_PX))).astype(np.uint16), (24, 24)
         ),
     }
-    photo = crop_scene(flat, None, size_px=STORED_PX, max_radius_px=RADIUS_PX)
+    photo = crop_scene(flat, None, frame=(STORED_PX, STORED_PX), max_radius_px=RADIUS_PX)
     layered = photograph_one(scene, focus_disparity=0.9, blur_px=3.0)
     window = slice(6, 18)
     whole = photograph_one(photo, focus_disparity=0.9, blur_px=3.0)[window, window]
@@ -156,13 +165,19 @@ def test_the_guess_is_exact_for_a_sharp_reference_of_one_surface(batch):
     flat = {
         "layers": record["layers"][1:2].at[..., 3].set(255)[None],
         "layer_disparity": jnp.array([[[0.0, 0.0, 0.2]]]),
+        "layer_gain": jnp.ones((1, 1)),
     }
     scenes = jax.vmap(
-        lambda record: crop_scene(record, None, size_px=SIZE_PX, max_radius_px=RADIUS_PX)
+        lambda record: crop_scene(record, None, frame=FRAME, max_radius_px=RADIUS_PX)
     )(flat)
     sharp = Lens(focus_disparity=jnp.zeros(1), blur_px=jnp.zeros(1))
     target = Lens(focus_disparity=jnp.full((1, 2), 0.9), blur_px=jnp.full((1, 2), 2.0))
-    cameras = Cameras(reference=sharp, targets=target, focus_points=jnp.zeros((1, 2, 2)))
+    cameras = Cameras(
+        reference=sharp,
+        targets=target,
+        focus_points=jnp.zeros((1, 2, 2)),
+        reference_point=jnp.zeros((1, 2)),
+    )
     pairs = photograph_pairs(scenes, cameras, SIMULATION)
     first = jax.tree.map(lambda leaf: leaf[:, 0], target)
     guess = physics_guess(pairs.reference, pairs.disparity, first, max_radius_px=RADIUS_PX)
@@ -236,3 +251,54 @@ def test_missing_blur_adds_up_in_variance():
     np.testing.assert_allclose(
         variance(guess(taken, lens(5.0), lens(3.0), unknown)), at_three + at_five, rtol=0.02
     )
+
+
+def test_a_layers_gain_makes_lights_brighter_than_white_until_the_photograph_is_taken(batch):
+    record = record_of(batch, 0) | {"layer_gain": jnp.asarray([6.0, 1.0, 1.0])}
+    record["layers"] = record["layers"].at[0, ..., 3].set(255)
+    dark = record | {"layer_gain": jnp.ones(3)}
+    plain = crop_scene(dark, None, frame=FRAME, max_radius_px=RADIUS_PX)
+    lit = crop_scene(record, None, frame=FRAME, max_radius_px=RADIUS_PX)
+    np.testing.assert_allclose(lit.layers[0, ..., :3], 6 * plain.layers[0, ..., :3], atol=1e-5)
+    np.testing.assert_array_equal(lit.layers[1:], plain.layers[1:])
+    alpha = plain.layers[0, 3:-3, 3:-3, 3:]
+    nearest = lit.layers[0, 3:-3, 3:-3, :3] * alpha
+    behind = plain.image - plain.layers[0, 3:-3, 3:-3, :3] * alpha
+    np.testing.assert_allclose(lit.image, nearest + behind, atol=1e-5)
+    assert float(lit.layers.max()) > 1.5
+    scenes = jax.tree.map(lambda leaf: leaf[None], lit)
+    keys = jax.random.split(jax.random.key(4), 1)
+    cameras = jax.vmap(lambda d, k: sample_cameras(k, d, SIMULATION.cameras))(
+        scenes.disparity, keys
+    )
+    pairs = photograph_pairs(scenes, cameras, SIMULATION)
+    assert float(pairs.reference.max()) == 1.0
+    assert float(pairs.targets.max()) == 1.0
+
+
+def test_a_person_with_another_map_focuses_on_its_value_at_the_point(batch):
+    keys = jax.random.split(jax.random.key(5), 3)
+    pairs = simulate_pairs(batch, keys, SIMULATION)
+    other = 1.0 - pairs.disparity
+    seen = seen_through(pairs.cameras, other)
+    np.testing.assert_allclose(
+        seen.targets.focus_disparity, 1 - pairs.cameras.targets.focus_disparity, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        seen.reference.focus_disparity, 1 - pairs.cameras.reference.focus_disparity, atol=1e-6
+    )
+    np.testing.assert_array_equal(seen.targets.blur_px, pairs.cameras.targets.blur_px)
+
+
+def test_a_frame_that_is_not_square_is_simulated_with_blur_in_its_own_width(batch):
+    wide = {
+        name: value[:, :, :, :24] if name == "layers" else value for name, value in batch.items()
+    }
+    wide["layers"] = jnp.concatenate([wide["layers"], wide["layers"]], axis=3)
+    config = dataclasses.replace(SIMULATION, size_px=12)
+    pairs = simulate_pairs(wide, jax.random.split(jax.random.key(6), 3), config)
+    assert pairs.targets.shape == (3, 2, 8, 16, 3)
+    assert config.max_radius_px(16) == 3.0
+    assert float(pairs.cameras.targets.blur_px.max()) <= 16 * 2.0 / 12
+    assert config.needed_px((24, 48), layered=True) == (8 + 2 * 4, 16 + 2 * 4)
+    assert config.needed_px((24, 48), layered=False) == (8, 16)

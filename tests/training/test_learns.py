@@ -23,6 +23,7 @@ def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
             "model.hidden_dim=96",
             "model.num_heads=3",
             "model.rope_axes_dim=(8, 12, 12)",
+            "simulation.augment.flip_rate=0.0",
             "simulation.cameras.all_in_focus_reference_rate=0.0",
             "simulation.cameras.all_in_focus_target_rate=0.0",
             "objective.depth_dropout_rate=0.0",

@@ -110,7 +110,8 @@ def test_nothing_compiles_in_the_loop_and_the_step_takes_one_shape(tiny):
         stop_requested=lambda: len(counts) == 6,
     )
     before = len(compiled)
-    state, step = run_steps(tiny, executable, state, 0, loader, placement, hooks)
+    batches = (sharding.put_batch(batch, placement) for batch in loader)
+    state, step = run_steps(tiny, executable, state, 0, batches, hooks)
     assert step == 7  # reports come one step late: the sixth while the seventh is queued
     assert int(state.step) == step
     # Only the reading of metrics, for the first report.
@@ -141,7 +142,7 @@ def test_losses_fall_and_norms_are_reported(finished):
     ("override", "named"),
     [
         ("data.split=test", r"data.split is 'test'; allowed: .*train"),
-        ("simulation.size_px=24", r"has scenes of 26 px; allowed: \d+ px"),
+        ("simulation.size_px=24", r"has layered scenes of 26x26 px; allowed: 34x34 px or more"),
         ("mesh.data=3", r"mesh .* does not fit"),
         ("mesh.fsdp=0", r"mesh .*allowed: positive sizes"),
     ],
