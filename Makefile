@@ -11,7 +11,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 train: .venv/.installed
 	$(BIN)/bokeh-jax data build --source=layered --max-layers=2 --out=$(DATA)
-	$(BIN)/bokeh-jax train --config=configs/demo.py --workdir=$(RUN)
+	$(BIN)/bokeh-jax train --config=configs/demo.py --workdir=$(RUN) --config.data.path=$(DATA)
 	$(BIN)/bokeh-jax eval --workdir=$(RUN)
 	$(BIN)/bokeh-jax data photo --out=$(RUN)/photo
 	$(BIN)/bokeh-jax refocus $(RUN)/photo/photo.png --disparity=$(RUN)/photo/photo.disparity.png \

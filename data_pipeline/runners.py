@@ -12,10 +12,11 @@ import functools
 import io
 import multiprocessing
 import multiprocessing.connection
+import os
 import pickle
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -54,7 +55,8 @@ def run_local(
         for _ in range(num_workers):
             connection, far_end = context.Pipe()
             process = context.Process(target=_work, args=(job, far_end), daemon=True)
-            process.start()
+            with _without_accelerators():
+                process.start()
             processes[connection] = process
             # The worker's copy is now the only one, so that its end is seen as the pipe's.
             far_end.close()
@@ -66,6 +68,20 @@ def run_local(
         for process in processes.values():
             process.terminate()
             process.join()
+
+
+@contextlib.contextmanager
+def _without_accelerators() -> Iterator[None]:
+    """Processes that start here compute on the processor: accelerators serve one process each."""
+    before = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JAX_PLATFORMS"]
+        else:
+            os.environ["JAX_PLATFORMS"] = before
 
 
 def _serve(

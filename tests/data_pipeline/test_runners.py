@@ -40,6 +40,17 @@ def test_beam_writes_the_same_bytes_and_goes_on_where_a_build_was(built, tmp_pat
     assert seen == [Progress(16, 44, 1, 1), Progress(44, 44, 1, 1)]
 
 
+@pytest.mark.parametrize("before", [None, "tpu"])
+def test_processes_beside_this_one_leave_accelerators_alone(tmp_path, monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("JAX_PLATFORMS")
+    else:
+        monkeypatch.setenv("JAX_PLATFORMS", before)
+    with pytest.raises(InvalidInput, match="platform is cpu"):
+        build(ToySource(tells_platform=True), tmp_path / "out", counts=COUNTS, num_workers=1)
+    assert os.environ.get("JAX_PLATFORMS") == before
+
+
 @pytest.fixture
 def seen_by_processes(monkeypatch):
     """Beam's processes find the test's source, and the project."""

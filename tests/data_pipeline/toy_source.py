@@ -24,7 +24,8 @@ class ToySource:
     """Every other scene is layered; every third is wide; candidate 5 is dropped, 9 is damaged.
 
     The fields below `endless` change no scene and are not part of the recipe: `seconds` that a
-    scene takes, the candidate of `train` that `breaks_at`, and whether that `ends_process`.
+    scene takes, the candidate of `train` that `breaks_at`, whether that `ends_process`, and whether
+    scenes fail with the platform that their process would compute on.
     """
 
     seed: int = 0
@@ -34,6 +35,7 @@ class ToySource:
     seconds: float = 0.0
     breaks_at: int = -1
     ends_process: bool = False
+    tells_platform: bool = False
 
     def recipe(self):
         return {"source": "toy", "seed": self.seed, "num_damaged": self.num_damaged}
@@ -43,6 +45,8 @@ class ToySource:
 
     def scene(self, split, index):
         time.sleep(self.seconds)
+        if self.tells_platform:
+            raise InvalidInput(f"platform is {os.environ.get('JAX_PLATFORMS')}")
         if split == "train" and index == self.breaks_at:
             if self.ends_process:
                 os._exit(7)
