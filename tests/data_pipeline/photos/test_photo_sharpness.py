@@ -5,11 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from data_pipeline.textures import load_textures
 from PIL import Image
 from scipy.special import erf
 
 from data_pipeline.frames import cover_box
+from data_pipeline.layered.textures import load_textures
 from data_pipeline.photos.sharpness import (
     IN_FOCUS_BLUR_PX,
     TILE_PX,
