@@ -9,8 +9,8 @@ stored apart, for evaluations only.
 The margin is as wide as the largest blur, so light that comes from beyond the frame is real.
 
 A worker process compiles the renderer once for each frame and number of layers. It runs on the
-processor: set `JAX_PLATFORMS=cpu` in worker processes, so that they leave accelerators alone. The
-last bit of a float may differ between kinds of processors, and with it a stored pixel by one level.
+processor; the builder's processes see no accelerator. The last bit of a float may differ between
+kinds of processors, and with it a stored pixel by one level.
 """
 
 import dataclasses
