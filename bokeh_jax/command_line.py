@@ -33,6 +33,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of a training job."""
     parser.add_argument("--config", required=True, help="experiment file, such as configs/demo.py")
     parser.add_argument("--workdir", required=True, help="folder of the run; created if missing")
+    job = parser.add_argument_group(
+        "several processes",
+        "all three by hand, such as launch/local.py does; none on one machine, under Slurm, on a "
+        "TPU pod or in a GKE job, which the environment describes",
+    )
+    job.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    job.add_argument("--num-processes", type=int, metavar="N", help="of the job")
+    job.add_argument("--process-index", type=int, metavar="I", help="of this process, 0 to N-1")
 
 
 def run_and_exit_code(

@@ -1,6 +1,7 @@
 """Pictures of what the model does: rows of reference, lens blur, model, truth."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.simulation import physics_guess, simulate_pairs
 from bokeh_jax.training.rng import example_keys, step_key
+from bokeh_jax.training.sharding import replicated
 from data_pipeline.dataset import load_split
 
 PyTree = Any
@@ -33,7 +36,9 @@ def grid(
     )[: -gap_px or None, : -gap_px or None]
 
 
-def make_panel(config: ExperimentConfig) -> Callable[[PyTree], Float[np.ndarray, "gh gw 3"]]:
+def make_panel(
+    config: ExperimentConfig, mesh: Mesh
+) -> Callable[[PyTree], Float[np.ndarray, "gh gw 3"]]:
     """Loads a few fixed scenes and gives params -> picture, in the columns `COLUMNS`.
 
     Scenes, cameras and noise are the same at every call, so that pictures of different steps can
@@ -43,7 +48,8 @@ def make_panel(config: ExperimentConfig) -> Callable[[PyTree], Float[np.ndarray,
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
 
-    @jax.jit
+    # Whole on every process: all draw, and the one that writes can read it.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def pictures(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         pairs = simulate_pairs(batch, keys, config.simulation)
         max_radius_px = config.simulation.max_radius_px(pairs.disparity.shape[2])

@@ -42,6 +42,7 @@ class ProgressReporter:
     total_steps: int
     progress: Progress | None
     task: TaskID
+    visible: bool = True
 
     def __enter__(self) -> "ProgressReporter":
         if self.progress is not None:
@@ -61,6 +62,7 @@ class ProgressReporter:
         """Shows fresh values: in the bar, or as a log line with the time left."""
         if self.progress is not None:
             self.progress.update(self.task, completed=step, values=describe(values))
+        if self.progress is not None or not self.visible:
             return
         left = (self.total_steps - step) / max(values["steps_per_second"], 1e-9)
         print(
@@ -72,7 +74,7 @@ class ProgressReporter:
 def make_reporter(first_step: int, total_steps: int, *, visible: bool = True) -> ProgressReporter:
     """A bar where stdout is a terminal, log lines elsewhere; nothing where not `visible`."""
     if not (visible and sys.stdout.isatty()):
-        return ProgressReporter(total_steps, None, TaskID(0))
+        return ProgressReporter(total_steps, None, TaskID(0), visible)
     progress = Progress(
         TextColumn("train"),
         BarColumn(bar_width=24),

@@ -24,6 +24,7 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import (
     checkpoint,
+    hosts,
     panels,
     preemption,
     preflight,
@@ -117,7 +118,7 @@ class Hooks:
     save: Callable[[TrainState, int], None]
     panel: Callable[[TrainState, int], None]
     report: Callable[[int, Window], None]
-    stop_requested: Callable[[], bool]
+    stop_requested: preemption.StopRequested
 
 
 def _saves_at(config: ExperimentConfig, step: int) -> bool:
@@ -147,7 +148,7 @@ def run_steps(
     """
     settings = config.training
     step, window, due = first_step, Window(), None
-    while step < settings.num_steps and not hooks.stop_requested():
+    while step < settings.num_steps and not hooks.stop_requested(step):
         waiting_since = time.monotonic()
         batch = next(batches)
         waited_seconds = time.monotonic() - waiting_since
@@ -183,6 +184,13 @@ def train(config: ExperimentConfig, workdir: str | Path, *, visible: bool = True
     """
     workdir = Path(workdir)
     info = preflight.check_dataset(config)
+    hosts.check_agreement(
+        {
+            "config": config_lib.to_json(config),
+            "code": hosts.code_version(),
+            "dataset": info.fingerprint,
+        }
+    )
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.training.global_batch_size, mesh)
     main_process = jax.process_index() == 0
@@ -221,7 +229,7 @@ def _train_from(
     position: checkpoint.DataPosition,
     mesh: Mesh,
     checkpointer: checkpoint.Checkpointer,
-    stop_requested: Callable[[], bool],
+    stop_requested: preemption.StopRequested,
     visible: bool,
 ) -> tuple[TrainState, int]:
     """The loop with its writer, screen and panels; saves where it stops."""
@@ -230,7 +238,7 @@ def _train_from(
     screen = progress.make_reporter(
         position.next_step, config.training.num_steps, visible=visible and main_process
     )
-    draw = panels.make_panel(config)
+    draw = panels.make_panel(config, mesh)
 
     def save(state: TrainState, step: int) -> None:
         checkpoint.save(checkpointer, state, dataclasses.replace(position, next_step=step), config)
@@ -263,6 +271,7 @@ def _train_from(
 
 def run_from_arguments(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Trains as the command line says; returns the exit code."""
+    hosts.join(hosts.Hosts(arguments.coordinator, arguments.num_processes, arguments.process_index))
     config = config_lib.load(arguments.config, overrides)
     result = train(config, arguments.workdir)
     return preemption.EXIT_PREEMPTED if result.stopped_early else 0

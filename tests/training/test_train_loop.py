@@ -107,7 +107,7 @@ def test_nothing_compiles_in_the_loop_and_the_step_takes_one_shape(tiny):
         save=lambda state, step: None,
         panel=lambda state, step: None,
         report=report,
-        stop_requested=lambda: len(counts) == 6,
+        stop_requested=lambda step: len(counts) == 6,
     )
     before = len(compiled)
     batches = (sharding.put_batch(batch, placement) for batch in loader)
