@@ -51,7 +51,8 @@ def start(count: int, devices: int, arguments: Sequence[str]) -> list[subprocess
 def wait(processes: Sequence[subprocess.Popen]) -> int:
     """Wait for all; return the first exit code that is not 0. One failure ends the others."""
     deadline, code = None, 0
-    while any(process.poll() is None for process in processes):
+    # All are asked: one that has ended says so only then.
+    while None in [process.poll() for process in processes]:
         code = code or next((p.returncode for p in processes if p.returncode), 0)
         if code and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
@@ -64,7 +65,7 @@ def wait(processes: Sequence[subprocess.Popen]) -> int:
 
 def main() -> int:
     """Run the job, and again where it was preempted."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
+    parser = argparse.ArgumentParser(description="Train with several processes on this machine.")
     parser.add_argument("--processes", type=int, default=2, help="of the job")
     parser.add_argument(
         "--cpu-devices", type=int, default=1, help="of each process; 0 takes what JAX finds"
