@@ -143,7 +143,9 @@ def test_damaged_photographs_are_counted_and_listed(capsys, photos, tmp_path):
 
 
 def test_an_interrupted_command_continues_to_the_same_bytes(capsys, tmp_path):
-    argv = ["--source=layered=48", "--count=eval_seen=0", "--count=eval_heldout=0"]
+    # Enough scenes for the interrupt to come before the end, on a busy machine too.
+    argv = ["--source=layered=240", "--count=eval_seen=0", "--count=eval_heldout=0"]
+    argv += ["--scenes-per-shard=16"]
     run(capsys, *argv, "--out", tmp_path / "whole")
     command = [sys.executable, "-m", "bokeh_jax.cli", "data", "build", "--workers=1", *argv]
     command += ["--out=out"]
