@@ -257,6 +257,7 @@ def _train_from(
         process_count=jax.process_count(),
         warn=_log_anywhere,
     )
+    _log(f"data: the next batch is of {loader.position_at(position.next_step)}")
     images_per_step = config.training.global_batch_size * config.simulation.cameras.num_targets
     reporter = Reporter(writer, screen, images_per_step, lambda: loader.num_replaced)
     hooks = Hooks(save, panel, reporter.report, stop_requested)

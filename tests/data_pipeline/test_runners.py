@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_build import files_of
 from toy_source import ToySource
 
 from bokeh_jax.errors import InvalidInput
@@ -22,10 +23,6 @@ def built(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("built") / "scenes"
     build(ToySource(), path, counts=COUNTS, num_workers=0)
     return path
-
-
-def files_of(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
 def test_beam_writes_the_same_bytes_and_goes_on_where_a_build_was(built, tmp_path):

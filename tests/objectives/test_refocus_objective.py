@@ -9,14 +9,22 @@ from bokeh_jax import models
 from bokeh_jax.models import RefocusConfig
 from bokeh_jax.objectives import (
     ObjectiveConfig,
+    as_known,
     from_model_range,
     refocus_loss,
     refocus_pairs,
     stacking_loss,
     to_model_range,
 )
+from bokeh_jax.objectives.refocus import pair_conditions
 from bokeh_jax.optics import srgb_to_linear
-from bokeh_jax.simulation import CameraConfig, SimulationConfig, simulate_pairs
+from bokeh_jax.simulation import (
+    CameraConfig,
+    DepthNoiseConfig,
+    SimulationConfig,
+    disparity_at,
+    simulate_pairs,
+)
 from data_pipeline.layered import LayeredSource
 
 MODEL = RefocusConfig(
@@ -41,6 +49,9 @@ SIMULATION = SimulationConfig(
 OBJECTIVE = ObjectiveConfig(
     depth_dropout_rate=0.0, camera_dropout_rate=0.0, reference_camera_dropout_rate=0.0
 )
+
+
+DAMAGE = DepthNoiseConfig(rate=1.0, scale=0.5, shift=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +211,41 @@ def test_without_the_guide_nothing_is_rendered_for_the_network(fresh, batch, key
     np.testing.assert_allclose(
         parts["flow_loss"], float(jnp.mean(to_model_range(pairs.targets) ** 2)), rtol=1e-4
     )
+
+
+def test_damaged_disparity_is_told_with_the_focus_it_has_and_the_truth_stays(batch, keys):
+    pairs = simulate_pairs(batch, keys, SIMULATION)
+    known = as_known(pairs, keys, DAMAGE)
+    np.testing.assert_array_equal(known.targets, pairs.targets)
+    np.testing.assert_array_equal(known.weights, pairs.weights)
+    assert np.abs(known.disparity - pairs.disparity).max() > 0.05
+    seen = jax.vmap(disparity_at)(known.disparity, pairs.cameras.focus_points)
+    np.testing.assert_array_equal(known.cameras.targets.focus_disparity, seen)
+    assert as_known(pairs, keys, DepthNoiseConfig(rate=0.0)) is pairs
+
+
+def test_the_loss_is_that_of_a_network_that_is_shown_damaged_disparity(fresh, batch, keys):
+    damaged = dataclasses.replace(OBJECTIVE, depth_noise=DAMAGE)
+    parts = loss_parts(fresh, batch, keys, damaged)
+
+    @jax.jit
+    def guess_error(batch, keys):
+        stream = lambda index: jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)  # noqa: E731
+        pairs = simulate_pairs(batch, stream(0), SIMULATION)
+        conditions = pair_conditions(
+            as_known(pairs, stream(6), DAMAGE),
+            disparity_given=jnp.ones(3),
+            camera_given=jnp.ones(3),
+            reference_camera_given=jnp.ones(3),
+            objective=damaged,
+            max_radius_px=SIMULATION.max_radius_px(16),
+        )
+        truth = to_model_range(pairs.targets).reshape(conditions.guess.shape)
+        return jnp.mean((conditions.guess - truth) ** 2)
+
+    # A fresh network's answer is the guess.
+    np.testing.assert_allclose(parts["flow_loss"], guess_error(batch, keys), rtol=1e-4)
+    assert parts["flow_loss"] > 1.05 * loss_parts(fresh, batch, keys)["flow_loss"]
 
 
 def test_every_parameter_gets_a_gradient(random_params, batch, keys):

@@ -7,10 +7,12 @@ import pytest
 
 from bokeh_jax.optics import Lens, composite_layers, srgb_to_linear, visible_disparity
 from bokeh_jax.simulation import (
+    AugmentConfig,
     CameraConfig,
     Cameras,
     SimulationConfig,
     crop_scene,
+    draw_scenes,
     margin_for,
     photograph,
     photograph_pairs,
@@ -302,3 +304,28 @@ def test_a_frame_that_is_not_square_is_simulated_with_blur_in_its_own_width(batc
     assert float(pairs.cameras.targets.blur_px.max()) <= 16 * 2.0 / 12
     assert config.needed_px((24, 48), layered=True) == (8 + 2 * 4, 16 + 2 * 4)
     assert config.needed_px((24, 48), layered=False) == (8, 16)
+
+
+def test_flips_and_colors_reach_the_pairs():
+    random = np.random.default_rng(3)
+    batch = {
+        "image": jnp.asarray(random.integers(0, 256, (2, 12, 12, 3), np.uint8)),
+        "disparity": jnp.asarray(random.integers(0, 65536, (2, 12, 12), np.uint16)),
+        "scene_id": jnp.arange(2, dtype=jnp.int32),
+    }
+    keys = jax.random.split(jax.random.key(8), 2)
+
+    def scenes(**fields):
+        config = dataclasses.replace(SIMULATION, augment=AugmentConfig(**fields))
+        return draw_scenes(batch, keys, config)[0]
+
+    plain, flipped = scenes(flip_rate=0.0), scenes(flip_rate=1.0)
+    np.testing.assert_array_equal(flipped.disparity, plain.disparity[:, :, ::-1])
+    np.testing.assert_array_equal(flipped.image, plain.image[:, :, ::-1])
+    brighter = scenes(flip_rate=0.0, exposure_stops=2.0)
+    gain = np.asarray(brighter.image.sum(axis=(1, 2, 3)) / plain.image.sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(
+        brighter.image, gain[:, None, None, None] * plain.image, rtol=1e-5, atol=1e-6
+    )
+    # Each scene has its own exposure.
+    assert abs(gain[0] - gain[1]) > 0.01

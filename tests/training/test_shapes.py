@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,10 +16,11 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.metrics import psnr_db
 from bokeh_jax.evaluation.suite import SHOWN, _load_groups, _score
 from bokeh_jax.training import sharding
+from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import create_state
-from bokeh_jax.training.step import abstract_batch, by_shape, compile_step
-from bokeh_jax.training.train import train
-from bokeh_jax.training.writers import METRICS_FILE, read_metrics
+from bokeh_jax.training.step import StepMetrics, abstract_batch, by_shape, compile_step
+from bokeh_jax.training.train import _loader_config, train
+from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 from data_pipeline.builder import build
 from data_pipeline.layered import LayeredSource
 from data_pipeline.loader import LoaderConfig, make_loader, shapes
@@ -57,7 +60,7 @@ def mixed(tiny, tmp_path_factory):
     overrides = [
         f"data.path={path}",
         "simulation.frame_multiple_px=4",
-        "data.source_weights=('layered=1', 'photos=1')",
+        "data.source_weights=('layered=1', 'photos=2')",
         f"training.num_steps={STEPS}",
         f"training.checkpoint_every_steps={STEPS}",
         "evaluation.num_scenes=16",
@@ -67,11 +70,13 @@ def mixed(tiny, tmp_path_factory):
 
 def test_every_shape_is_compiled_once_listed_and_trained_on(mixed, tmp_path, capsys):
     result = train(mixed, tmp_path / "run")
-    said = [line for line in capsys.readouterr().out.splitlines() if "step compiled" in line]
+    out = capsys.readouterr().out
+    said = [line for line in out.splitlines() if "step compiled" in line]
     assert len(said) == 2
-    assert "layered, stored 26x26 px, working frame 16x16 px, 50.0 % of batches" in said[0]
-    assert "photographs, stored 20x32 px, working frame 12x20 px, 50.0 % of batches" in said[1]
+    assert "layered, stored 26x26 px, working frame 16x16 px, 33.3 % of batches" in said[0]
+    assert "photographs, stored 20x32 px, working frame 12x20 px, 66.7 % of batches" in said[1]
     assert int(result.state.step) == STEPS
+    assert re.search(r"data: the next batch is of .*: \w+ epoch 0, scene 0 of 8\n", out)
     lines = read_metrics(tmp_path / "run" / METRICS_FILE)
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert all(line["replaced_rows"] == 0 for line in lines)
@@ -99,6 +104,28 @@ def test_scores_of_all_shapes_stand_in_one_result():
     first, second = (psnr_db(g["model"][:, 0], g["truth"][:, 0]) for g in groups)
     np.testing.assert_array_equal(result.psnr_db["model"], np.concatenate([first, second]))
     assert result.pictures.shape == (3, len(SHOWN), 8, 8, 3)
+
+
+def test_the_loader_is_told_what_the_config_says(mixed):
+    overrides = ["data.on_bad_record=skip", "data.num_workers=2", "seed=3"]
+    config = _loader_config(resolve(json.loads(config_lib.to_json(mixed)), overrides))
+    assert config.weights == {"layered": 1.0, "photos": 2.0}
+    assert (config.on_bad_record, config.num_workers, config.seed) == ("skip", 2, 3)
+    unweighted = _loader_config(
+        resolve(json.loads(config_lib.to_json(mixed)), ["data.source_weights=()"])
+    )
+    assert unweighted.weights is None, "the dataset's own"
+
+
+def test_rows_that_had_to_be_replaced_are_reported(tmp_path):
+    names = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
+    names += ("gradient_norm", "learning_rate", "batch_checksum")
+    metrics = StepMetrics.single_from_model_output(**dict.fromkeys(names, jnp.float32(1)))
+    writer = open_writer(tmp_path, 0)
+    Reporter(writer, None, 4, lambda: 3).report(1, Window().with_step(metrics, 0.0))
+    writer.close()
+    (line,) = read_metrics(tmp_path / METRICS_FILE)
+    assert line["replaced_rows"] == 3
 
 
 def test_a_batch_of_another_shape_is_refused(mixed):
