@@ -11,29 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from bokeh_jax.chips import CHIPS, TPUS, Chip
 from bokeh_jax.errors import InvalidInput
 
 # A pipe has no width; rich would take 80 columns and cut the table.
 _PIPE_COLUMNS = 140
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Published peaks of one chip.
-
-    Attributes:
-        flops_per_s: of products of bfloat16, summed in float32.
-        bytes_per_s: of its main memory (HBM).
-        memory_bytes: how much of it there is.
-    """
-
-    flops_per_s: float
-    bytes_per_s: float
-    memory_bytes: int
-
-
-# https://cloud.google.com/tpu/docs/v5e
-CHIPS = {"v5e": Chip(flops_per_s=197e12, bytes_per_s=819e9, memory_bytes=16 << 30)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +66,10 @@ def chip_of(topology: str) -> Chip:
         InvalidInput: one whose peaks are not known here.
     """
     kind, _, shape = topology.partition(":")
-    if kind not in CHIPS or not shape:
-        allowed = ", ".join(f"{kind}:ROWSxCOLUMNS" for kind in CHIPS)
-        raise InvalidInput(f"--compile-for is {topology!r}; allowed: {allowed}, as in v5e:2x2")
+    if kind not in TPUS or not shape:
+        raise InvalidInput(
+            f"--compile-for is {topology!r}; allowed: {', '.join(TPUS)} with a shape, as in v5e:2x2"
+        )
     return CHIPS[kind]
 
 

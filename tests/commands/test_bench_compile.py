@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from bokeh_jax.chips import CHIPS, Chip
 from bokeh_jax.cli import main
 from bokeh_jax.commands import bench, bench_compile
-from bokeh_jax.commands.bench_roofline import CHIPS, Chip, Plan, Program, Row, bound_ms
+from bokeh_jax.commands.bench_roofline import Plan, Program, Row, bound_ms
 
 GB = 10**9
 
@@ -29,14 +30,14 @@ def program(gflop, gb):
     ],
 )
 def test_the_bound_is_the_longer_of_computing_and_moving(gflop, gb, milliseconds, binds):
-    chip = Chip(flops_per_s=2e12, bytes_per_s=100e9, memory_bytes=GB)
+    chip = Chip(flops_per_s=2e12, bytes_per_s=100e9, memory_bytes=GB, link_bytes_per_s=1e9)
     longest_ms, which = bound_ms(program(gflop, gb), chip)
     assert longest_ms == pytest.approx(milliseconds)
     assert which == binds
 
 
 def test_the_published_peaks():
-    assert CHIPS["v5e"] == Chip(197e12, 819e9, 17_179_869_184)
+    assert CHIPS["v5e"] == Chip(197e12, 819e9, 17_179_869_184, 100e9)
 
 
 @pytest.mark.parametrize(("batch", "used"), [(1, 1), (2, 2), (6, 2), (8, 4), (3, 1)])
@@ -56,8 +57,11 @@ def refused(capsys, *options):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--compile-for=v9:2x2",), "--compile-for is 'v9:2x2'; allowed: v5e:ROWSxCOLUMNS"),
-        (("--compile-for=v5e",), "--compile-for is 'v5e'; allowed: v5e:ROWSxCOLUMNS"),
+        (
+            ("--compile-for=v9:2x2",),
+            "--compile-for is 'v9:2x2'; allowed: v4, v5e, v5p, v6e with a shape",
+        ),
+        (("--compile-for=v5e",), "--compile-for is 'v5e'; allowed: v4, v5e, v5p, v6e with a shape"),
         (("--compile-for=v5e:2x2", "--check"), "--check is given; allowed only without"),
         (("--compile-for=v5e:2x2", "--peer-repeats=2"), "--peer-repeats is given; allowed only"),
         (("--compile-for=v5e:2x2", "--sizes=1"), "--sizes holds 1; allowed"),

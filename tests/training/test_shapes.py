@@ -16,10 +16,11 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.metrics import psnr_db
 from bokeh_jax.evaluation.suite import SHOWN, _load_groups, _score
 from bokeh_jax.training import sharding
+from bokeh_jax.training.executables import loader_config
 from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import create_state
 from bokeh_jax.training.step import StepMetrics, abstract_batch, by_shape, compile_step
-from bokeh_jax.training.train import _loader_config, train
+from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 from data_pipeline.builder import build
 from data_pipeline.layered import LayeredSource
@@ -108,10 +109,10 @@ def test_scores_of_all_shapes_stand_in_one_result():
 
 def test_the_loader_is_told_what_the_config_says(mixed):
     overrides = ["data.on_bad_record=skip", "data.num_workers=2", "seed=3"]
-    config = _loader_config(resolve(json.loads(config_lib.to_json(mixed)), overrides))
+    config = loader_config(resolve(json.loads(config_lib.to_json(mixed)), overrides))
     assert config.weights == {"layered": 1.0, "photos": 2.0}
     assert (config.on_bad_record, config.num_workers, config.seed) == ("skip", 2, 3)
-    unweighted = _loader_config(
+    unweighted = loader_config(
         resolve(json.loads(config_lib.to_json(mixed)), ["data.source_weights=()"])
     )
     assert unweighted.weights is None, "the dataset's own"

@@ -11,9 +11,10 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import checkpoint, sharding
+from bokeh_jax.training.loop import Hooks, run_steps
 from bokeh_jax.training.state import create_state
 from bokeh_jax.training.step import compile_step, compute_metrics
-from bokeh_jax.training.train import Hooks, run_steps, train
+from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 from data_pipeline.builder import build
 from data_pipeline.layered import LayeredSource
