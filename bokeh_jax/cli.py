@@ -9,7 +9,17 @@ from pathlib import Path
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.commands.bench import add_lens_blur_arguments
 from bokeh_jax.commands.bench_data import add_data_arguments
+from bokeh_jax.commands.bench_train_step import add_train_step_arguments
+from bokeh_jax.commands.checkpoint_arguments import (
+    add_inspect_arguments as add_checkpoint_arguments,
+)
+from bokeh_jax.commands.checkpoint_arguments import (
+    add_ls_arguments,
+    add_prune_arguments,
+    add_verify_arguments,
+)
 from bokeh_jax.commands.data_arguments import add_build_arguments, add_inspect_arguments
+from bokeh_jax.commands.plan import add_plan_arguments
 from bokeh_jax.errors import InvalidInput
 
 Overrides = list[str]
@@ -190,6 +200,12 @@ def _export_photo(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.plan import plan
+
+    return plan(arguments, overrides)
+
+
 def _bench_lens_blur(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.bench import bench_lens_blur
 
@@ -200,6 +216,36 @@ def _bench_data(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.bench_data import bench_data
 
     return bench_data(arguments)
+
+
+def _bench_train_step(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.bench_train_step import bench_train_step
+
+    return bench_train_step(arguments, overrides)
+
+
+def _list_checkpoints(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.checkpoint import list_checkpoints
+
+    return list_checkpoints(arguments)
+
+
+def _inspect_checkpoint(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.checkpoint import inspect_checkpoint
+
+    return inspect_checkpoint(arguments, overrides)
+
+
+def _verify_checkpoints(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.checkpoint import verify_checkpoints
+
+    return verify_checkpoints(arguments)
+
+
+def _prune_checkpoints(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.checkpoint import prune_checkpoints
+
+    return prune_checkpoints(arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +261,12 @@ _COMMANDS = {
         "train an experiment, or continue it from its newest checkpoint",
         add_train_arguments,
         _train,
+        takes_config=True,
+    ),
+    "plan": _Command(
+        "compile the train step for TPUs that are not there: does it fit, and how fast is it",
+        add_plan_arguments,
+        _plan,
         takes_config=True,
     ),
     "eval": _Command(
@@ -262,6 +314,37 @@ _BENCH_COMMANDS = {
         add_data_arguments,
         _bench_data,
     ),
+    "train-step": _Command(
+        "time the training step next to the same network in torch (diffusers)",
+        add_train_step_arguments,
+        _bench_train_step,
+        takes_config=True,
+    ),
+}
+
+_CHECKPOINT_COMMANDS = {
+    "ls": _Command(
+        "list a run's checkpoints: step, time, size, version of the code, position in the data",
+        add_ls_arguments,
+        _list_checkpoints,
+    ),
+    "inspect": _Command(
+        "show what a checkpoint holds: parameters with shapes, and where its config differs",
+        add_checkpoint_arguments,
+        _inspect_checkpoint,
+        takes_config=True,
+    ),
+    "verify": _Command(
+        "read every byte of a run's checkpoints and compare it with what was saved; exit code 1 "
+        "where one is damaged",
+        add_verify_arguments,
+        _verify_checkpoints,
+    ),
+    "prune": _Command(
+        "remove old checkpoints, never the newest that is whole (not while the run goes on)",
+        add_prune_arguments,
+        _prune_checkpoints,
+    ),
 }
 
 
@@ -284,7 +367,13 @@ def build_parser() -> argparse.ArgumentParser:
     _register(_COMMANDS, subparsers)
     data = subparsers.add_parser("data", help="datasets: build, inspect, photo")
     _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
-    bench = subparsers.add_parser("bench", help="times on this machine: lens-blur, data")
+    checkpoints = subparsers.add_parser(
+        "checkpoint", help="a run's checkpoints: ls, inspect, verify, prune"
+    )
+    _register(_CHECKPOINT_COMMANDS, checkpoints.add_subparsers(required=True, metavar="COMMAND"))
+    bench = subparsers.add_parser(
+        "bench", help="times on this machine: lens-blur, data, train-step"
+    )
     _register(_BENCH_COMMANDS, bench.add_subparsers(required=True, metavar="COMMAND"))
     return parser
 
@@ -298,7 +387,8 @@ def _run(arguments: argparse.Namespace, overrides: Overrides) -> int:
     command: _Command = arguments.command
     if overrides and not command.takes_config:
         raise InvalidInput(
-            f"--config.{overrides[0]} is given; allowed only with train, eval and data inspect"
+            f"--config.{overrides[0]} is given; allowed only with train, plan, eval, data inspect, "
+            "checkpoint inspect and bench train-step"
         )
     return command.run(arguments, overrides)
 

@@ -33,6 +33,19 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of a training job."""
     parser.add_argument("--config", required=True, help="experiment file, such as configs/demo.py")
     parser.add_argument("--workdir", required=True, help="folder of the run; created if missing")
+    parser.add_argument(
+        "--restore",
+        choices=("latest", "latest_good"),
+        default="latest",
+        help="where the newest checkpoint is damaged: stop, or go on from the newest that is whole",
+    )
+    parser.add_argument(
+        "--profile-steps",
+        "--profile_steps",
+        metavar="FROM:TO",
+        help="write a profiler trace of the steps FROM+1 to TO into WORKDIR/profile, by process 0; "
+        "SIGUSR1 asks a running process for one of its next 5 steps",
+    )
     job = parser.add_argument_group(
         "several processes",
         "all three by hand, such as launch/local.py does; none on one machine, under Slurm, on a "
@@ -41,6 +54,21 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     job.add_argument("--num-processes", type=int, metavar="N", help="of the job")
     job.add_argument("--process-index", type=int, metavar="I", help="of this process, 0 to N-1")
+    job.add_argument(
+        "--join-timeout-seconds",
+        type=int,
+        default=300,
+        metavar="S",
+        help="how long to wait for the others at the start; default: 300",
+    )
+    job.add_argument(
+        "--heartbeat-timeout-seconds",
+        type=int,
+        default=100,
+        metavar="S",
+        help="a process not heard of for so long is taken for dead, which ends the job; "
+        "default: 100",
+    )
 
 
 def run_and_exit_code(

@@ -72,22 +72,59 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Lengths and rhythms of a run."""
+    """Lengths and rhythms of a run, and what it does when something is wrong.
+
+    Attributes:
+        num_steps: updates.
+        global_batch_size: scenes an update, over all devices.
+        accumulation_steps: parts that an update's scenes are cut into, one after the other: memory
+            for activations divided by it, the same update up to rounding.
+        log_every_steps: between reports.
+        image_every_steps: between pictures of what the model does; 0: none, not even at the end.
+        checkpoint_every_steps: between checkpoints.
+        keep_checkpoints: how many of the newest checkpoints stay.
+        keep_every_steps: checkpoints of every so many steps stay as well; 0: none but the newest.
+            Only steps that are saved can stay: a multiple of `checkpoint_every_steps`.
+        init_from: another run's workdir, or WORKDIR@STEP, from which parameters are taken where
+            this run has no checkpoint of its own; "" starts fresh.
+        init_from_ema: take its averaged parameters, not the raw ones.
+        on_nonfinite: after a step whose loss or gradients are not finite (its update is applied by
+            none): `stop` ends the job with exit code 76, `skip` goes on, `rollback` goes on from
+            the newest checkpoint without that step.
+        stall_timeout_seconds: a process in which no step, save or panel ends for so long ends with
+            exit code 77; 0: never. Start-up does not count.
+    """
 
     num_steps: int = 1000
     global_batch_size: int = 48
+    accumulation_steps: int = 1
     log_every_steps: int = 20
     image_every_steps: int = 200
     checkpoint_every_steps: int = 200
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
+    init_from: str = ""
+    init_from_ema: bool = True
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    stall_timeout_seconds: float = 1800.0
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh; -1 takes what is left (at most one axis)."""
+    """The device mesh; a size of -1 takes what is left (at most one axis).
+
+    Attributes:
+        data: copies of the model, each with its share of the examples; the only axis that may cross
+            from slice to slice.
+        fsdp: devices that share out one copy's parameters, and examples too.
+        tensor: devices that share out every head and MLP channel, for the same examples.
+        min_sharded_bytes: parameters smaller than this stay whole on every device.
+    """
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
+    min_sharded_bytes: int = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +157,8 @@ class ExperimentConfig:
         positive = {
             "training.num_steps": self.training.num_steps,
             "training.global_batch_size": self.training.global_batch_size,
+            "training.accumulation_steps": self.training.accumulation_steps,
             "training.log_every_steps": self.training.log_every_steps,
-            "training.image_every_steps": self.training.image_every_steps,
             "training.checkpoint_every_steps": self.training.checkpoint_every_steps,
             "training.keep_checkpoints": self.training.keep_checkpoints,
             "sampler.num_steps": self.sampler.num_steps,
@@ -133,6 +170,15 @@ class ExperimentConfig:
         for key, value in positive.items():
             if value <= 0:
                 raise ValueError(f"{key} is {value}; allowed: above 0")
+        keep, save = self.training.keep_every_steps, self.training.checkpoint_every_steps
+        if keep < 0 or keep % save:
+            raise ValueError(
+                f"training.keep_every_steps is {keep}; allowed: 0, or a multiple of "
+                f"training.checkpoint_every_steps={save}"
+            )
+        for name in ("image_every_steps", "stall_timeout_seconds"):
+            if (value := getattr(self.training, name)) < 0:
+                raise ValueError(f"training.{name} is {value}; allowed: 0 or more")
         if not 0 <= self.optimizer.warmup_steps < self.training.num_steps:
             raise ValueError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; allowed: 0 to "

@@ -7,6 +7,7 @@ alone, so that this too is the same on any host, in any process and after any re
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,16 +26,14 @@ class HostBatches:
     Attributes:
         order: which rows a batch has.
         scenes: by position.
-        first_row: this host's first row of every batch.
-        num_rows: how many rows it has of every batch.
+        rows: of every batch, that this host has.
         skip: replace scenes that cannot be read; each batch then has `WANTED`, int32 [b], the
             positions of the scenes that its rows were meant to have.
     """
 
     order: Order
     scenes: SplitReader
-    first_row: int
-    num_rows: int
+    rows: Sequence[int]
     skip: bool
 
     # Made where it is needed, not sent to the processes: eight bytes a scene.
@@ -51,7 +50,7 @@ class HostBatches:
             InvalidInput: a record cannot be read, or, where such records are skipped, none of its
                 group can.
         """
-        rows = self.order.rows(step, self.first_row, self.num_rows)
+        rows = self.order.rows(step, self.rows)
         scenes = [self._scene(group, index) for group, index in rows]
         batch = {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}
         if self.skip:

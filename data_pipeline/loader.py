@@ -6,7 +6,7 @@ starts there at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,6 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
-from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset import (
     DatasetInfo,
     Group,
@@ -197,8 +196,7 @@ def make_loader(
     config: LoaderConfig,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     warn: Callable[[str], None] = logging.warning,
 ) -> Loader:
     """Return this host's part of batches `start_step`, `start_step` + 1, …, without end.
@@ -206,33 +204,25 @@ def make_loader(
     Args:
         config: what to load.
         start_step: the first batch; reaching it costs nothing.
-        process_index: this host, 0 to `process_count` − 1.
-        process_count: number of hosts; divides the global batch size.
+        rows: of every global batch, that this host wants, in this order; None for all.
         warn: called with one line for every bad record that is skipped, once each.
 
     Returns:
         Dictionaries of `layers` uint8 [b, l, h, w, 4], `layer_disparity` float32 [b, l, 3] and
         `layer_gain` float32 [b, l], or `image` uint8 [b, h, w, 3] and `disparity` uint16 [b, h, w]
-        (65535 is 1); and `scene_id` int32 [b], with b = global batch size / `process_count`. A
-        batch is of one of `.shapes`. `.close()` ends its threads and processes.
+        (65535 is 1); and `scene_id` int32 [b], with b = the number of rows. A batch is of
+        one of `.shapes`. `.close()` ends its threads and processes.
 
     Raises:
-        InvalidInput: a number out of range, a batch that the hosts cannot share evenly, weights
-            that do not fit the sources, or as `dataset.open_split`.
+        InvalidInput: a number out of range, weights that do not fit the sources, or as
+            `dataset.open_split`.
     """
     check_int("start_step", start_step, 0, MAX_STEPS - 1)
-    check_int("process_count", process_count, 1, MAX_BATCH)
-    check_int("process_index", process_index, 0, process_count - 1)
-    if config.global_batch_size % process_count:
-        raise InvalidInput(
-            f"global_batch_size is {config.global_batch_size}; "
-            f"allowed with {process_count} hosts: multiples of {process_count}"
-        )
+    wanted = range(config.global_batch_size) if rows is None else tuple(rows)
+    for row in wanted:
+        check_int("row", row, 0, config.global_batch_size - 1)
     scenes, order = open_rows(config)
-    num_rows = config.global_batch_size // process_count
-    parts = HostBatches(
-        order, scenes, process_index * num_rows, num_rows, config.on_bad_record == "skip"
-    )
+    parts = HostBatches(order, scenes, wanted, config.on_bad_record == "skip")
     batches = (
         grain.MapDataset.range(start_step, MAX_STEPS)
         .map(parts)

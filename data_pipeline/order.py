@@ -111,15 +111,15 @@ class Order:
         """Number of the shape that batch `step` has."""
         return self.shape_turns.item(step)
 
-    def rows(self, step: int, first: int, count: int) -> list[tuple[int, int]]:
-        """Rows `first` ... `first` + `count` − 1 of batch `step`.
+    def rows(self, step: int, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Some rows of batch `step`, each from 0 to its size − 1.
 
         Returns:
             (number of the group, the scene's index in the group) of every row.
         """
         shape = self.shape_at(step)
-        start = self._rows_before(step, shape) + first
-        return [self._row(shape, row) for row in range(start, start + count)]
+        start = self._rows_before(step, shape)
+        return [self._row(shape, start + row) for row in rows]
 
     def position_at(self, step: int) -> Position:
         """Where batch `step` begins, exactly, at any step."""

@@ -5,7 +5,7 @@
 What stands after `--` goes to `bokeh_jax.training.train`. SIGTERM and Ctrl-C reach one process,
 which takes the others along. A process that fails ends the others. The exit code is the first that
 is not 0; with `--restarts=N` the job is started again, up to N times, when it was preempted (exit
-code 75), and on no other occasion.
+code 75), and on no other occasion. A process that a signal ended counts as 128 + that signal.
 """
 
 import argparse
@@ -48,19 +48,25 @@ def start(count: int, devices: int, arguments: Sequence[str]) -> list[subprocess
     ]
 
 
-def wait(processes: Sequence[subprocess.Popen]) -> int:
+def wait(processes: Sequence[subprocess.Popen], grace_seconds: float = GRACE_SECONDS) -> int:
     """Wait for all; return the first exit code that is not 0. One failure ends the others."""
     deadline, code = None, 0
+
+    def first_failure() -> int:
+        codes = [process.returncode for process in processes if process.returncode]
+        # As a shell says it: 128 + the signal that ended a process.
+        return 128 - codes[0] if codes and codes[0] < 0 else next(iter(codes), 0)
+
     # All are asked: one that has ended says so only then.
     while None in [process.poll() for process in processes]:
-        code = code or next((p.returncode for p in processes if p.returncode), 0)
+        code = code or first_failure()
         if code and deadline is None:
-            deadline = time.monotonic() + GRACE_SECONDS
+            deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.1)
-    return code or next((p.returncode for p in processes if p.returncode), 0)
+    return code or first_failure()
 
 
 def main() -> int:
@@ -71,6 +77,12 @@ def main() -> int:
         "--cpu-devices", type=int, default=1, help="of each process; 0 takes what JAX finds"
     )
     parser.add_argument("--restarts", type=int, default=0, help="after preemptions, at most")
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=GRACE_SECONDS,
+        help="after one process has ended with an error, until the others are killed",
+    )
     parser.add_argument("arguments", nargs="+", help="of the training, after --")
     options = parser.parse_args()
     for restart in range(options.restarts + 1):
@@ -80,7 +92,7 @@ def main() -> int:
         # Python runs it between two looks at the processes.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_, first=processes[0]: first.send_signal(signal.SIGTERM))
-        code = wait(processes)
+        code = wait(processes, options.grace_seconds)
         if code != EXIT_PREEMPTED:
             break
     return code

@@ -1,14 +1,17 @@
 """Strict settings for every test: no silent dtype or rank promotion, shared compilation cache."""
 
+import gc
 import os
 from pathlib import Path
 
 import hypothesis
 import jax
+import psutil
 import pytest
 
 pytest_plugins = ["tiny_experiment"]
 
+MOST_BYTES_KEPT = 3 << 30
 CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"
 
 jax.config.update("jax_platforms", "cpu")
@@ -28,6 +31,15 @@ hypothesis.settings.load_profile("repeatable")
 # Most tests compile more than they compute; those that compute ask for optimised code. Set here and
 # not only around tests, so that fixtures of any scope are compiled like the tests that use them.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """A worker that has run a thousand tests holds gigabytes of executables that none needs."""
+    yield
+    if psutil.Process().memory_info().rss > MOST_BYTES_KEPT:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,14 @@ Its arguments are here too, so nothing heavy is imported before a bench runs.
 """
 
 import argparse
-import contextlib
-import json
 import math
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from bokeh_jax.chips import chip_of_topology
 from bokeh_jax.commands.bench_report import Report, as_json, musts, print_report
-from bokeh_jax.commands.bench_roofline import Plan, chip_of, plan_as_json, print_plan
+from bokeh_jax.commands.bench_roofline import Plan, plan_as_json, print_plan
+from bokeh_jax.commands.json_file import check_writable, write_figures
 from bokeh_jax.errors import InvalidInput
 
 _SIZES_PX = (16, 16384)
@@ -59,13 +57,12 @@ def bench_lens_blur(arguments: argparse.Namespace) -> int:
     if not arguments.no_peer:
         _import_peer()
     if arguments.json is not None:
-        _check_writable(arguments.json)
+        check_writable(arguments.json)
     report = _measure(arguments, sizes_px, radii_px)
     demands = musts(report.rows)
     print_report(report, demands)
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(as_json(report), indent=1) + "\n")
-        print(f"figures: {arguments.json}")
+        write_figures(arguments.json, as_json(report))
     if arguments.check and not (demands and all(demand.holds for demand in demands)):
         return _EXIT_MISSED
     return 0
@@ -81,21 +78,22 @@ def _bench_compiled(
                 f"--{option.replace('_', '-')} is given; allowed only without --compile-for, which "
                 "times nothing"
             )
-    chip_of(arguments.compile_for)
+    chip_of_topology(arguments.compile_for, "--compile-for")
     if arguments.json is not None:
-        _check_writable(arguments.json)
+        check_writable(arguments.json)
     plan = _compile(arguments, sizes_px, radii_px)
     print_plan(plan)
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(plan_as_json(plan), indent=1) + "\n")
-        print(f"figures: {arguments.json}")
+        write_figures(arguments.json, plan_as_json(plan))
     return 0
 
 
 def _compile(arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[float]) -> Plan:
-    from bokeh_jax.commands.bench_compile import compile_row, devices_used, topology_devices
+    from bokeh_jax.commands.bench_compile import compile_row, devices_used
+    from bokeh_jax.commands.tpu_compiler import topology_devices
 
-    devices = devices_used(topology_devices(arguments.compile_for), arguments.batch)
+    devices = topology_devices(arguments.compile_for, "--compile-for")
+    devices = devices_used(devices, arguments.batch)
     rows = []
     for size_px in sizes_px:
         for radius_px in radii_px:
@@ -205,32 +203,3 @@ def _measure(arguments: argparse.Namespace, sizes_px: list[int], radii_px: list[
         copy_bytes_per_s=bandwidth,
         rows=rows,
     )
-
-
-@contextlib.contextmanager
-def _refused_if_unwritable(path: Path) -> Iterator[Path]:
-    """A file beside `path`, gone in the end; InvalidInput where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-    except OSError as error:
-        raise InvalidInput(
-            f"--json is {path}, which cannot be written ({error.strerror}); allowed: a file in an "
-            "existing folder that this user may write"
-        ) from None
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir() or not path.name:
-        raise InvalidInput(f"--json is {path}, a folder; allowed: a file")
-    with _refused_if_unwritable(path) as temporary:
-        temporary.touch()
-
-
-def _write(path: Path, text: str) -> None:
-    with _refused_if_unwritable(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)

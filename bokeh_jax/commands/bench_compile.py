@@ -4,63 +4,19 @@ Nothing runs: the compiler gets a description of the chips in place of chips, an
 counted.
 """
 
-import contextlib
-import importlib.util
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
-from jax.experimental.compilation_cache import compilation_cache
 
 from bokeh_jax.commands.bench_roofline import Program, Row
 from bokeh_jax.commands.bench_times import functions
 from bokeh_jax.commands.hlo_cost import count_program
-from bokeh_jax.errors import InvalidInput
-
-# Without these, libtpu asks the network which machine of a cloud this is, and refuses to be loaded
-# by two processes at once, as the chips that it then looks for can serve only one.
-_NO_CLOUD = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}
-
-
-def topology_devices(topology: str) -> list[Any]:
-    """Devices to compile for, none of which can run anything.
-
-    Args:
-        topology: kind and shape, such as v5e:2x2.
-
-    Raises:
-        InvalidInput: libtpu is missing, or knows no such topology.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise InvalidInput(
-            "--compile-for needs libtpu, the TPU's compiler, which is not installed: "
-            "pip install 'bokeh-jax[tpu-compile]'"
-        )
-    for name, value in _NO_CLOUD.items():
-        os.environ.setdefault(name, value)
-    # With libtpu installed, constants would otherwise be looked for a TPU first.
-    jax.config.update("jax_platforms", "cpu")
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except jax.errors.JaxRuntimeError as error:
-        said = str(error).splitlines()[0]
-        raise InvalidInput(
-            f"--compile-for is {topology!r}, which libtpu refuses ({said}); allowed: a shape in "
-            "which that chip is sold, as in v5e:2x2"
-        ) from None
-    return list(found.devices)
+from bokeh_jax.commands.tpu_compiler import without_cache
 
 
 def devices_used(devices: list[Any], batch: int) -> list[Any]:
@@ -102,7 +58,7 @@ def compile_row(
 
 
 def _compiled(function: Callable[..., Any], scene: tuple[jax.ShapeDtypeStruct, ...]) -> Program:
-    with _without_cache():
+    with without_cache():
         start = time.perf_counter()
         program = jax.jit(function).lower(*scene).compile()
         compile_s = time.perf_counter() - start
@@ -118,17 +74,3 @@ def _compiled(function: Callable[..., Any], scene: tuple[jax.ShapeDtypeStruct, .
         output_bytes=memory.output_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
     )
-
-
-@contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """Compiles anew: JAX can cache what is compiled without a chip, but not read it back."""
-    option = "jax_compilation_cache_dir"
-    folder = getattr(jax.config, option)
-    jax.config.update(option, None)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update(option, folder)
-        compilation_cache.reset_cache()

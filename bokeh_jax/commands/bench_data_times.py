@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from bokeh_jax.config import MeshConfig
+from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import sharding
 from bokeh_jax.training.prefetch import DevicePrefetch
 from data_pipeline.loader import LoaderConfig, make_loader, open_rows
@@ -69,7 +70,7 @@ def measure_stages(config: LoaderConfig, seconds: float) -> Stages:
     num_batches, step, started = 0, 0, time.perf_counter()
     seen: set[int] = set()
     while num_batches == 0 or time.perf_counter() - started < seconds:
-        rows = order.rows(step, 0, config.global_batch_size)
+        rows = order.rows(step, range(config.global_batch_size))
         places = [int(positions[group][index]) for group, index in rows]
         groups = [scenes.groups[group] for group, _ in rows]
         times = [_clocks()]
@@ -102,7 +103,11 @@ def _clocks() -> tuple[float, float]:
 
 def _placement(config: LoaderConfig) -> jax.sharding.NamedSharding:
     mesh = sharding.make_mesh(MeshConfig())
-    sharding.check_batch_size(config.global_batch_size, mesh)
+    if config.global_batch_size % sharding.num_batch_shards(mesh):
+        raise InvalidInput(
+            f"global_batch_size is {config.global_batch_size}; allowed: a multiple of the "
+            f"{sharding.num_batch_shards(mesh)} devices"
+        )
     return sharding.batch_sharding(mesh)
 
 

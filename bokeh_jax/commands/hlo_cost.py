@@ -5,9 +5,7 @@ and of a condition the dearer branch. Here the body of each loop is counted apar
 program of its own, and multiplied. With `once` XLA's count of a computation, and the loops w that
 it holds outside of other loops::
 
-    full(c) = once(c) + sum over w of (trips_w full(body_w) - once(body_w))
-
-Loops are those of `jax.lax.scan`: they count from 0 in steps of 1 up to a constant.
+    own(c) = once(c) - sum over w of once(body_w),      full = sum over c of times_c own(c)
 """
 
 import dataclasses
@@ -17,12 +15,7 @@ import re
 # Private, and without stubs: nothing public counts a program that is given as text.
 from jaxlib import _hlo, _jax  # pyright: ignore[reportAttributeAccessIssue]
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$", re.MULTILINE)
-_LOOP = re.compile(r" while\(.*?condition=%([\w.\-]+), body=%([\w.\-]+)(.*)")
-_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_LIMIT = re.compile(r"ROOT .* compare\([^)]*%([\w.\-]+)\), direction=LT")
+from bokeh_jax.commands.hlo_text import computations, first_computation, loops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +39,15 @@ class Count:
 
 
 def count_program(text: str, client: object) -> Count:
-    """Counts an optimised program.
+    """Counts an optimised program; arguments and errors as `count_parts`."""
+    total = Count(0.0, 0.0)
+    for times, count in count_parts(text, client):
+        total = total.plus(count, times)
+    return total
+
+
+def count_parts(text: str, client: object) -> list[tuple[int, Count]]:
+    """What the entry and the body of every loop do by themselves, each with how often it runs.
 
     Args:
         text: of the compiled program (`compiled.as_text()`).
@@ -55,10 +56,10 @@ def count_program(text: str, client: object) -> Count:
     Raises:
         ValueError: a loop whose number of turns the text does not tell.
     """
-    bodies, entry = _computations(text)
+    bodies, entry = computations(text)
 
     # The header tells the shapes of the entry, which changes here, and a table of sources.
-    program = re.sub(r" ?stack_frame_id=\d+", "", text[_first_computation(text) :])
+    program = re.sub(r" ?stack_frame_id=\d+", "", text[first_computation(text) :])
     program = program.replace("ENTRY %", "%", 1)
 
     @functools.cache
@@ -68,59 +69,16 @@ def count_program(text: str, client: object) -> Count:
         found = _jax.hlo_module_cost_analysis(client, module)
         return Count(found.get("flops", 0.0), found.get("bytes accessed", 0.0))
 
-    @functools.cache
-    def full(name: str) -> Count:
-        total = once(name)
-        for body, trips in _loops(bodies, name):
-            total = total.plus(full(body), trips).plus(once(body), -1)
-        return total
+    parts = []
 
-    return full(entry)
+    def visit(name: str, times: int) -> None:
+        own = once(name)
+        inside = loops(bodies, name)
+        for body, _ in inside:
+            own = own.plus(once(body), -1)
+        parts.append((times, own))
+        for body, turns in inside:
+            visit(body, times * turns)
 
-
-def _computations(text: str) -> tuple[dict[str, str], str]:
-    """Text of every computation by name, and the entry's name."""
-    bodies, entry = {}, None
-    for found in _COMPUTATION.finditer(text):
-        is_entry, name = found.groups()
-        bodies[name] = text[found.end() : text.index("\n}", found.end())]
-        entry = name if is_entry else entry
-    if entry is None:
-        raise ValueError("the program's text has no entry")
-    return bodies, entry
-
-
-def _first_computation(text: str) -> int:
-    found = _COMPUTATION.search(text)
-    assert found is not None
-    return found.start()
-
-
-def _loops(bodies: dict[str, str], name: str) -> list[tuple[str, int]]:
-    """(body, turns) of every loop of a computation and of what it calls, outside other loops."""
-    found = []
-    for line in bodies[name].splitlines():
-        loop = _LOOP.search(line)
-        if loop is not None:
-            condition, body, rest = loop.groups()
-            found.append((body, _trips(bodies[condition], rest)))
-            continue
-        called = _CALLED.findall(line)
-        for branches in _BRANCHES.findall(line):
-            called += re.findall(r"%([\w.\-]+)", branches)
-        for other in called:
-            found += _loops(bodies, other)
-    return found
-
-
-def _trips(condition: str, attributes: str) -> int:
-    """How often a loop turns: told with it, or the constant that its counter is compared with."""
-    known = _KNOWN_TRIPS.search(attributes)
-    if known is not None:
-        return int(known[1])
-    limit = _LIMIT.search(condition)
-    if limit is not None:
-        constant = re.search(rf"%{re.escape(limit[1])} = s32\[\]\S* constant\((\d+)\)", condition)
-        if constant is not None:
-            return int(constant[1])
-    raise ValueError(f"a loop's number of turns is not in its condition: {condition.strip()}")
+    visit(entry, 1)
+    return parts

@@ -3,7 +3,13 @@
 from bokeh_jax.models.conditions import Conditions
 from bokeh_jax.models.config import DiTConfig
 from bokeh_jax.models.dit import DiT
-from bokeh_jax.models.refocus_dit import RefocusConfig, RefocusDiT, apply, init_params
+from bokeh_jax.models.refocus_dit import (
+    RefocusConfig,
+    RefocusDiT,
+    apply,
+    init_params,
+    parameter_axes,
+)
 
 __all__ = [
     "Conditions",
@@ -13,4 +19,5 @@ __all__ = [
     "RefocusDiT",
     "apply",
     "init_params",
+    "parameter_axes",
 ]

@@ -18,15 +18,25 @@ A *single* block treats both as one sequence and runs attention and MLP side by 
     (6) x = x + gate W₂ [attention(q, k, v), gelu_tanh(m)]
 
 All W_M start at 0: with gates at 0, every block starts as the identity.
-Names of parameters are FLUX's, so that an importer maps tensor by tensor.
+
+Names of parameters are FLUX's. Where FLUX stores several matrices as one, they are kept apart, so
+that each can be cut along its own axis when a mesh divides the heads: `qkv` is [c, 3, h, d], and W₁
+and W₂ of (5) and (6) are `linear1_qkv`, `linear1_mlp` and `linear2_attn`, `linear2_mlp`.
+
+Every axis of a parameter has a name, and so have those of the activations between; what a name
+means on a mesh is the trainer's affair (`training/sharding_rules.py`).
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from flax.linen import spmd
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from bokeh_jax.models.attention import attention
@@ -34,6 +44,8 @@ from bokeh_jax.models.config import DiTConfig
 from bokeh_jax.models.rope import Rotation, apply_rope
 
 NORM_EPSILON = 1e-6
+# Of the products with weights, for rematerialisation, which may keep them.
+PRODUCT_NAME = "product"
 
 
 @struct.dataclass
@@ -44,16 +56,92 @@ class BlockInputs:
     rotation: Rotation
 
 
+class Linear(nn.Module):
+    """A linear layer over one or more axes at once, with the names of its kernel's axes.
+
+    flax's `DenseGeneral` starts its kernel flat and only then gives it its axes, so that a name
+    would have to stand for axes that are not there yet.
+
+    Attributes:
+        features: lengths of the axes going out.
+        axes: names of the kernel's axes, those coming in first.
+        dtype: of the product; parameters are float32.
+        num_in: how many of the input's last axes come in.
+        kernel_init: of the kernel as a matrix.
+        use_bias: whether a bias is added.
+    """
+
+    features: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: Any
+    num_in: int
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Map the last axes of x."""
+        ends = x.shape[x.ndim - self.num_in :]
+        shape = (*ends, *self.features)
+
+        def matrix_init(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+            matrix = (math.prod(ends), math.prod(self.features))
+            return self.kernel_init(key, matrix, dtype).reshape(shape)
+
+        kernel: Any = self.param(
+            "kernel", nn.with_logical_partitioning(matrix_init, self.axes), shape, jnp.float32
+        )
+        contracted = (tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in)))
+        # Gathered in the type of the product, layer by layer. Left to the partitioner, matrices
+        # cut over two mesh axes got wrong gradients (docs/results.md).
+        whole = (None if name == "embed" else name for name in self.axes)
+        kernel = constrain(kernel.astype(self.dtype), *whole)
+        out = jax.lax.dot_general(x.astype(self.dtype), kernel, (contracted, ((), ())))
+        names = (None if name == "embed" else name for name in self.axes[self.num_in :])
+        out = constrain(out, "batch", *("tokens",) * (x.ndim - self.num_in - 1), *names)
+        out = checkpoint_name(out, PRODUCT_NAME)
+        if not self.use_bias:
+            return out
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_in :])
+        bias: Any = self.param("bias", zeros, self.features, jnp.float32)
+        return out + bias.astype(self.dtype).reshape(*(1,) * (out.ndim - bias.ndim), *bias.shape)
+
+
 def linear(
-    features: int,
+    features: int | tuple[int, ...],
+    axes: tuple[str, ...],
     *,
     dtype: Any,
+    num_in: int = 1,
     kernel_init: nn.initializers.Initializer | None = None,
+    use_bias: bool = True,
     name: str | None = None,
-) -> nn.Dense:
-    """A linear layer as DiT starts it: Xavier-uniform kernel, zero bias, float32 parameters."""
-    init = nn.initializers.xavier_uniform() if kernel_init is None else kernel_init
-    return nn.Dense(features, dtype=dtype, param_dtype=jnp.float32, kernel_init=init, name=name)
+) -> Linear:
+    """A linear layer as DiT starts it: Xavier-uniform kernel, zero bias; arguments as `Linear`."""
+    return Linear(
+        (features,) if isinstance(features, int) else features,
+        axes,
+        dtype=dtype,
+        num_in=num_in,
+        kernel_init=nn.initializers.xavier_uniform() if kernel_init is None else kernel_init,
+        use_bias=use_bias,
+        name=name,
+    )
+
+
+def uniform_of_fans(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
+    """Xavier-uniform of a matrix of these sizes, for a part of it that is stored apart."""
+    limit = math.sqrt(6.0 / (fan_in + fan_out))
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def constrain(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
+    """`x` with its axes named: nothing changes but where it lies, and only where rules say so."""
+    return spmd.with_logical_constraint(x, axes)  # pyright: ignore[reportReturnType]
 
 
 def modulated_norm(
@@ -79,11 +167,13 @@ class Modulation(nn.Module):
         """The chunks in FLUX's order: shift, scale, gate, once for each modulated norm."""
         lin = linear(
             self.num_chunks * self.config.hidden_dim,
+            ("embed", "modulation"),
             dtype=self.config.compute_dtype,
             kernel_init=nn.initializers.zeros,
             name="lin",
         )
-        return jnp.split(lin(nn.silu(time_embedding))[:, None, :], self.num_chunks, axis=-1)
+        vectors = constrain(lin(nn.silu(time_embedding)), "batch", "width")
+        return jnp.split(vectors[:, None, :], self.num_chunks, axis=-1)
 
 
 class RMSNorm(nn.Module):
@@ -116,21 +206,20 @@ class StreamAttention(nn.Module):
 
     def setup(self) -> None:
         """Layers by FLUX's names."""
-        dtype, hidden = self.config.compute_dtype, self.config.hidden_dim
-        self.qkv = linear(3 * hidden, dtype=dtype)
+        self.qkv = heads_in(self.config)
         self.norm = QKNorm()
-        self.proj = linear(hidden, dtype=dtype)
+        self.proj = heads_out(self.config)
 
     def heads(
         self, x: Float[Array, "b n c"]
     ) -> tuple[Float[Array, "b n h d"], Float[Array, "b n h d"], Float[Array, "b n h d"]]:
         """Normed queries and keys (float32) and values, not rotated yet."""
-        query, key, value = split_heads(self.qkv(x), self.config)
+        query, key, value = split_heads(self.qkv(x))
         return *self.norm(query, key), value
 
     def out(self, attended: Float[Array, "b n h d"]) -> Float[Array, "b n c"]:
         """The heads joined and projected."""
-        return self.proj(join_heads(attended))
+        return self.proj(attended)
 
 
 class MLP(nn.Module):
@@ -141,9 +230,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         """The MLP of equation (4)."""
-        dtype = self.config.compute_dtype
-        hidden = nn.gelu(linear(self.config.mlp_dim, dtype=dtype, name="in_layer")(x))
-        return linear(self.config.hidden_dim, dtype=dtype, name="out_layer")(hidden)
+        hidden = nn.gelu(mlp_in(self.config, name="in_layer")(x))
+        return mlp_out(self.config, name="out_layer")(hidden)
 
 
 class DoubleBlock(nn.Module):
@@ -176,6 +264,7 @@ class DoubleBlock(nn.Module):
         image_mlp, context_mlp = MLP(config, name="img_mlp"), MLP(config, name="txt_mlp")
         context = context + context_mod[5] * context_mlp(modulated_norm(context, *context_mod[3:5]))
         image = image + image_mod[5] * image_mlp(modulated_norm(image, *image_mod[3:5]))
+        image, context = (constrain(x, "batch", "tokens", "width") for x in (image, context))
         return (image, context), None
 
 
@@ -189,29 +278,79 @@ class SingleBlock(nn.Module):
         self, tokens: Float[Array, "b n c"], inputs: BlockInputs
     ) -> tuple[Float[Array, "b n c"], None]:
         """One block; the second result is the scan's unused output."""
-        config, dtype = self.config, self.config.compute_dtype
+        config = self.config
         shift, scale, gate = Modulation(config, 3, name="modulation")(inputs.time_embedding)
         normed = modulated_norm(tokens, shift, scale)
-        width = 3 * config.hidden_dim
-        fused = linear(width + config.mlp_dim, dtype=dtype, name="linear1")(normed)
-        query, key, value = split_heads(fused[..., :width], config)
+        # Both start as parts of FLUX's fused matrices do.
+        first = uniform_of_fans(config.hidden_dim, 3 * config.hidden_dim + config.mlp_dim)
+        last = uniform_of_fans(config.hidden_dim + config.mlp_dim, config.hidden_dim)
+        query, key, value = split_heads(heads_in(config, first, name="linear1_qkv")(normed))
         query, key = QKNorm(name="norm")(query, key)
         attended = rotated_attention(query, key, value, inputs.rotation, config)
-        both = jnp.concatenate((join_heads(attended), nn.gelu(fused[..., width:])), axis=-1)
-        return tokens + gate * linear(config.hidden_dim, dtype=dtype, name="linear2")(both), None
+        hidden = nn.gelu(mlp_in(config, first, name="linear1_mlp")(normed))
+        out = heads_out(config, last, name="linear2_attn")(attended)
+        out += mlp_out(config, last, use_bias=False, name="linear2_mlp")(hidden)
+        return constrain(tokens + gate * out, "batch", "tokens", "width"), None
+
+
+def heads_in(
+    config: DiTConfig, init: nn.initializers.Initializer | None = None, name: str | None = None
+) -> Linear:
+    """From channels to queries, keys and values of all heads: [b, n, c] to [b, n, 3, h, d]."""
+    return linear(
+        (3, config.num_heads, config.head_dim),
+        ("embed", "qkv", "heads", "head_dim"),
+        dtype=config.compute_dtype,
+        kernel_init=init,
+        name=name,
+    )
+
+
+def heads_out(
+    config: DiTConfig, init: nn.initializers.Initializer | None = None, name: str | None = None
+) -> Linear:
+    """From all heads back to channels: [b, n, h, d] to [b, n, c]."""
+    return linear(
+        config.hidden_dim,
+        ("heads", "head_dim", "embed"),
+        dtype=config.compute_dtype,
+        num_in=2,
+        kernel_init=init,
+        name=name,
+    )
+
+
+def mlp_in(
+    config: DiTConfig, init: nn.initializers.Initializer | None = None, name: str | None = None
+) -> Linear:
+    """The first layer of an MLP."""
+    axes = ("embed", "mlp")
+    return linear(config.mlp_dim, axes, dtype=config.compute_dtype, kernel_init=init, name=name)
+
+
+def mlp_out(
+    config: DiTConfig,
+    init: nn.initializers.Initializer | None = None,
+    *,
+    use_bias: bool = True,
+    name: str | None = None,
+) -> Linear:
+    """The second layer of an MLP."""
+    return linear(
+        config.hidden_dim,
+        ("mlp", "embed"),
+        dtype=config.compute_dtype,
+        kernel_init=init,
+        use_bias=use_bias,
+        name=name,
+    )
 
 
 def split_heads(
-    qkv: Float[Array, "b n c3"], config: DiTConfig
+    qkv: Float[Array, "b n 3 h d"],
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b n h d"], Float[Array, "b n h d"]]:
-    """Queries, keys and values of a fused projection, whose channels are (part, head, channel)."""
-    parts = qkv.reshape(*qkv.shape[:2], 3, config.num_heads, config.head_dim)
-    return parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
-
-
-def join_heads(x: Float[Array, "b n h d"]) -> Float[Array, "b n c"]:
-    """The heads side by side."""
-    return x.reshape(*x.shape[:2], -1)
+    """Queries, keys and values of a fused projection."""
+    return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
 def rotated_attention(
@@ -224,4 +363,4 @@ def rotated_attention(
     """Attention of normed float32 queries and keys after their rotation, in the compute type."""
     dtype = jnp.dtype(config.compute_dtype)
     query, key = (apply_rope(x, rotation).astype(dtype) for x in (query, key))
-    return attention(query, key, value)
+    return attention(query, key, value, config.attention)

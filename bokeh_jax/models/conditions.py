@@ -147,13 +147,18 @@ class CameraTokens(nn.Module):
         null = self.param("null", nn.initializers.normal(0.02), shape, jnp.float32)
         tokens = []
         for index, (name, (value, given)) in enumerate(values.items()):
-            layer = linear(config.hidden_dim, dtype=config.compute_dtype, name=name)
+            layer = linear(
+                config.hidden_dim, ("features", "embed"), dtype=config.compute_dtype, name=name
+            )
             token = layer(fourier_features(value))
             tokens.append(_where_given(given, token, null[index][None].astype(token.dtype)))
         flags = jnp.stack(
             (camera_given, visible.disparity_given, visible.reference_camera_given), axis=-1
         )
-        tokens.append(linear(config.hidden_dim, dtype=config.compute_dtype, name="flags")(flags))
+        flag_layer = linear(
+            config.hidden_dim, ("features", "embed"), dtype=config.compute_dtype, name="flags"
+        )
+        tokens.append(flag_layer(flags))
         return jnp.stack(tokens, axis=1)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.models.attention import ATTENTION_KERNELS, AttentionKernel
 
 ComputeDtype = Literal["bfloat16", "float32"]
 Remat = Literal["none", "full", "dots"]
@@ -32,8 +33,10 @@ class DiTConfig:
         guidance_embed: Whether a distilled guidance scale joins the time.
         compute_dtype: Type of the matrix products. Parameters, norms, softmax and rotations are
             float32 in any case.
-        remat: What the backward pass recomputes: nothing, everything inside a block, or all but
-            the products with weights.
+        remat: What the backward pass recomputes: nothing ('none'), everything inside a block
+            ('full'), or all but the products with weights and, where it is a kernel, the attention
+            ('dots').
+        attention: The program of the attention: `attention.py` says what each is for.
         scan_blocks: Compile one block of each kind and loop, instead of all of them in a row. The
             parameters are the same, stacked along their first axis.
 
@@ -55,6 +58,7 @@ class DiTConfig:
     guidance_embed: bool = False
     compute_dtype: ComputeDtype = "bfloat16"
     remat: Remat = "none"
+    attention: AttentionKernel = "xla"
     scan_blocks: bool = True
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class DiTConfig:
             raise InvalidInput("num_double_blocks and num_single_blocks are 0; allowed: one block")
         check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         check_choice("remat", self.remat, REMATS)
+        check_choice("attention", self.attention, ATTENTION_KERNELS)
         self._check_heads()
 
     def _check_heads(self) -> None:

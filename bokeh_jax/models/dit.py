@@ -23,10 +23,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.models.attention import ATTENTION_NAME
 from bokeh_jax.models.blocks import (
+    PRODUCT_NAME,
     BlockInputs,
     DoubleBlock,
     SingleBlock,
+    constrain,
     linear,
     modulated_norm,
 )
@@ -39,7 +42,7 @@ TIME_MAX_PERIOD = 10_000.0
 
 _REMAT_POLICIES = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT_NAME, ATTENTION_NAME),
 }
 
 
@@ -63,9 +66,10 @@ class Embedder(nn.Module):
     def __call__(self, x: Float[Array, "b p"]) -> Float[Array, "b c"]:
         """Embed the features."""
         init, dtype = nn.initializers.normal(0.02), self.config.compute_dtype
-        hidden = linear(self.config.hidden_dim, dtype=dtype, kernel_init=init, name="in_layer")(x)
-        out = linear(self.config.hidden_dim, dtype=dtype, kernel_init=init, name="out_layer")
-        return out(nn.silu(hidden))
+        width = self.config.hidden_dim
+        first = linear(width, ("features", "embed"), dtype=dtype, kernel_init=init, name="in_layer")
+        second = linear(width, ("embed", "width"), dtype=dtype, kernel_init=init, name="out_layer")
+        return second(nn.silu(first(x)))
 
 
 class FinalLayer(nn.Module):
@@ -84,13 +88,20 @@ class FinalLayer(nn.Module):
         config, zeros = self.config, nn.initializers.zeros
         modulation = linear(
             2 * config.hidden_dim,
+            ("embed", "modulation"),
             dtype=config.compute_dtype,
             kernel_init=zeros,
             name="adaLN_modulation",
         )
         shift, scale = jnp.split(modulation(nn.silu(time_embedding))[:, None, :], 2, axis=-1)
         normed = modulated_norm(image.astype(jnp.float32), shift, scale)
-        out = linear(config.out_channels, dtype=jnp.float32, kernel_init=zeros, name="linear")
+        out = linear(
+            config.out_channels,
+            ("embed", "features"),
+            dtype=jnp.float32,
+            kernel_init=zeros,
+            name="linear",
+        )
         return out(normed)
 
 
@@ -144,16 +155,20 @@ class DiT(nn.Module):
         if pooled is not None:
             embedding = embedding + Embedder(config, name="vector_in")(pooled)
 
-        image = linear(config.hidden_dim, dtype=dtype, name="img_in")(image_tokens)
+        image = linear(config.hidden_dim, ("features", "embed"), dtype=dtype, name="img_in")(
+            image_tokens
+        )
         parts = [] if hidden_context is None else [hidden_context.astype(dtype)]
         if context_tokens is not None:
-            parts.insert(0, linear(config.hidden_dim, dtype=dtype, name="txt_in")(context_tokens))
+            text_in = linear(config.hidden_dim, ("features", "embed"), dtype=dtype, name="txt_in")
+            parts.insert(0, text_in(context_tokens))
         if not parts:
             raise InvalidInput("context is empty; allowed: context_tokens, hidden_context or both")
         context = jnp.concatenate(parts, axis=1)
 
         ids = jnp.concatenate((context_ids, image_ids), axis=1)
         rotation = rope_rotation(ids, config.rope_axes_dim, config.rope_theta)
+        image, context = (constrain(x, "batch", "tokens", "width") for x in (image, context))
         image = _run_blocks(config, image, context, BlockInputs(embedding, rotation))
         return FinalLayer(config, name="final_layer")(image, embedding)
 
@@ -187,6 +202,7 @@ def _repeated(block: type[nn.Module], config: DiTConfig, length: int) -> Any:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
+        metadata_params={nn.PARTITION_NAME: "layers"},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,
         unroll=1 if config.scan_blocks else length,

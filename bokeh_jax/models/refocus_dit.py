@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.models.attention import AttentionKernel
 from bokeh_jax.models.conditions import (
     DEFOCUS_SCALE,
     NUM_CAMERA_TOKENS,
@@ -72,6 +74,7 @@ class RefocusConfig:
     rope_theta: float = 10_000.0
     compute_dtype: ComputeDtype = "bfloat16"
     remat: Remat = "none"
+    attention: AttentionKernel = "xla"
     scan_blocks: bool = True
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class RefocusConfig:
             context_dim=self.text_dim,
             compute_dtype=self.compute_dtype,
             remat=self.remat,
+            attention=self.attention,
             scan_blocks=self.scan_blocks,
         )
 
@@ -150,11 +154,28 @@ def init_params(
 
     The size only has to be one that the model accepts: no parameter depends on it.
     """
+    return dict(nn.unbox(_init_boxed(config, key, height_px, width_px)))
+
+
+def _init_boxed(config: RefocusConfig, key: Key[Array, ""], height_px: int, width_px: int) -> Any:
+    """Start values with the names of their axes."""
     image = jnp.zeros((1, height_px, width_px, 3), jnp.float32)
     text = None if config.text_dim is None else jnp.zeros((1, 1, config.text_dim), jnp.float32)
     conditions = Conditions.of_reference(image, text)
     time = jnp.zeros((1,), jnp.float32)
-    return dict(RefocusDiT(config).init(key, image, time, conditions)["params"])
+    return RefocusDiT(config).init(key, image, time, conditions)["params"]
+
+
+def parameter_axes(config: RefocusConfig) -> dict[str, Any]:
+    """A tree like the parameters' with a `PartitionSpec` of axis names in each one's place.
+
+    Names are None where an axis has none; a parameter without names has an empty specification.
+    """
+    boxed = jax.eval_shape(
+        lambda key: _init_boxed(config, key, config.patch_size, config.patch_size),
+        jax.random.key(0),
+    )
+    return dict(nn.get_partition_spec(boxed))
 
 
 def apply(

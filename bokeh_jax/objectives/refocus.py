@@ -190,9 +190,30 @@ def _flow_loss(
     return jnp.mean((predicted - truth) ** 2), predicted
 
 
+def simulate(
+    batch: dict[str, Any],
+    keys: Key[Array, " b"],
+    *,
+    simulation: SimulationConfig,
+    objective: ObjectiveConfig,
+) -> tuple[Pairs, Conditions]:
+    """All that a step makes of its scenes before the network: photographs and what it is told."""
+    pairs = simulate_pairs(batch, _stream(keys, 0), simulation)
+    return pairs, pair_conditions(
+        as_known(pairs, _stream(keys, 6), objective.depth_noise),
+        disparity_given=_bernoulli(_stream(keys, 1), objective.depth_dropout_rate),
+        camera_given=_bernoulli(_stream(keys, 2), objective.camera_dropout_rate),
+        reference_camera_given=_bernoulli(
+            _stream(keys, 3), objective.reference_camera_dropout_rate
+        ),
+        objective=objective,
+        max_radius_px=simulation.max_radius_px(pairs.disparity.shape[2]),
+    )
+
+
 def refocus_loss(
     params: PyTree,
-    batch: dict[str, Array],
+    batch: dict[str, Any],
     keys: Key[Array, " b"],
     *,
     model: RefocusConfig,
@@ -203,7 +224,9 @@ def refocus_loss(
 
     Args:
         params: the network's parameters.
-        batch: scene batch (docs/architecture.md).
+        batch: scene batch (docs/architecture.md); where it holds `simulated`, the answer of
+            `simulate`, that is taken in place of simulating (`bokeh-jax plan` asks what the network
+            alone needs).
         keys: one typed key a scene, [b]; every draw of a scene comes from its key.
         model: the network.
         simulation: frame and cameras.
@@ -212,17 +235,10 @@ def refocus_loss(
     Returns:
         (loss, parts); `sample_psnr_db` and `guess_psnr_db` compare x̂ and the guess with the truth.
     """
-    pairs = simulate_pairs(batch, _stream(keys, 0), simulation)
-    conditions = pair_conditions(
-        as_known(pairs, _stream(keys, 6), objective.depth_noise),
-        disparity_given=_bernoulli(_stream(keys, 1), objective.depth_dropout_rate),
-        camera_given=_bernoulli(_stream(keys, 2), objective.camera_dropout_rate),
-        reference_camera_given=_bernoulli(
-            _stream(keys, 3), objective.reference_camera_dropout_rate
-        ),
-        objective=objective,
-        max_radius_px=simulation.max_radius_px(pairs.disparity.shape[2]),
-    )
+    if "simulated" in batch:
+        pairs, conditions = batch["simulated"]
+    else:
+        pairs, conditions = simulate(batch, keys, simulation=simulation, objective=objective)
     targets = to_model_range(pairs.targets)
     flat = targets.reshape(-1, *targets.shape[2:])
     noise, times = _shared_draws(keys, targets.shape, objective)

@@ -5,8 +5,8 @@ By hand, every process is told the same address and count and its own number:
     --coordinator=HOST:PORT --num-processes=N --process-index=I
 
 Under Slurm, on a TPU pod or in a GKE job nothing is told: what JAX finds in the environment is
-used, where that names more than one process. A failure to meet the others ends the process: a job
-of N processes never goes on as N jobs of one.
+used, where that is of more than one process (`schedulers`). A failure to meet the others ends the
+process: a job of N processes never goes on as N jobs of one.
 
 A job whose processes read different configs, code or data would train on nonsense, or hang where
 one of them waits for the others. So each shows the digests of its own before anything is compiled.
@@ -15,6 +15,7 @@ one of them waits for the others. So each shows the digests of its own before an
 import dataclasses
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,9 @@ from jax.experimental import multihost_utils
 
 import bokeh_jax
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.training.log import log_of_process
+from bokeh_jax.training.schedulers import sign_of_a_job
 
-# Variables that name the processes of a job that a scheduler has started, with what separates them.
-_JOBS = {"SLURM_STEP_NUM_TASKS": None, "TPU_WORKER_HOSTNAMES": ",", "MEGASCALE_NUM_SLICES": None}
 _DIGEST_BYTES = 32
 
 
@@ -40,12 +41,15 @@ class Hosts:
         num_processes: of the job; None likewise.
         process_index: this one's number; None likewise.
         timeout_seconds: how long to wait for the others.
+        heartbeat_timeout_seconds: a process that is not heard of for so long is taken for dead, and
+            JAX ends its partners (SIGABRT).
     """
 
     coordinator: str | None = None
     num_processes: int | None = None
     process_index: int | None = None
     timeout_seconds: int = 300
+    heartbeat_timeout_seconds: int = 100
 
     def __post_init__(self):
         named = {
@@ -58,6 +62,9 @@ class Hosts:
             raise InvalidInput(
                 f"{' and '.join(missing)} not given; allowed: all of {', '.join(named)}, or none"
             )
+        for name in ("timeout_seconds", "heartbeat_timeout_seconds"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         if self.num_processes is not None and self.process_index is not None:
             if self.num_processes < 1:
                 raise InvalidInput(f"num_processes is {self.num_processes}; allowed: 1 or more")
@@ -72,33 +79,39 @@ def join(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> None:
 
     Where they do not come within the time, JAX ends the process (SIGABRT); the line that stands
     before that in its log says what it waited for.
+
+    Raises:
+        InvalidInput: a scheduler has started several processes, and JAX cannot tell which.
     """
-    if hosts.coordinator is None and not _is_started_by_scheduler(environment):
+    sign = sign_of_a_job(environment)
+    if hosts.coordinator is None and sign is None:
         return
     number = "?" if hosts.process_index is None else hosts.process_index
     print(
         f"process {number} of {hosts.num_processes or '?'}: waiting for the others at "
-        f"{hosts.coordinator or 'the address that the environment gives'}, "
+        f"{hosts.coordinator or f'the address that the environment gives ({sign})'}, "
         f"up to {hosts.timeout_seconds} s",
         file=sys.stderr,
         flush=True,
     )
-    jax.distributed.initialize(
-        hosts.coordinator,
-        hosts.num_processes,
-        hosts.process_index,
-        initialization_timeout=hosts.timeout_seconds,
-    )
-
-
-def _is_started_by_scheduler(environment: Mapping[str, str]) -> bool:
-    """Whether the environment names a job of more than one process."""
-    for name, separator in _JOBS.items():
-        value = environment.get(name, "")
-        count = len(value.split(separator)) if separator else int(value) if value.isdigit() else 0
-        if count > 1:
-            return True
-    return False
+    # `preemption` handles SIGTERM; JAX's service would take the signal from it.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            hosts.coordinator,
+            hosts.num_processes,
+            hosts.process_index,
+            initialization_timeout=hosts.timeout_seconds,
+            heartbeat_timeout_seconds=hosts.heartbeat_timeout_seconds,
+        )
+    except ValueError as error:
+        # Not a failure to connect: JAX does not know with whom.
+        raise InvalidInput(
+            f"this process is one of several ({sign}), but JAX does not find the others: {error} "
+            "allowed: an environment that JAX reads, or all of --coordinator, --num-processes and "
+            "--process-index"
+        ) from error
+    log_of_process(f"one of {jax.process_count()}, on {socket.gethostname()}")
 
 
 def code_version() -> str:

@@ -20,6 +20,7 @@ from bokeh_jax.training.sharding import replicated
 from data_pipeline.dataset import load_split
 
 PyTree = Any
+Draw = Callable[[PyTree], Float[np.ndarray, "gh gw 3"]]
 PANEL_SCENES = 6
 COLUMNS = ("reference", "lens blur", "model", "truth")
 
@@ -36,10 +37,11 @@ def grid(
     )[: -gap_px or None, : -gap_px or None]
 
 
-def make_panel(
-    config: ExperimentConfig, mesh: Mesh
-) -> Callable[[PyTree], Float[np.ndarray, "gh gw 3"]]:
+def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree) -> Draw:
     """Loads a few fixed scenes and gives params -> picture, in the columns `COLUMNS`.
+
+    Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
+    its loop compiles would not get to save.
 
     Scenes, cameras and noise are the same at every call, so that pictures of different steps can
     be compared. They are of the split's first group: pictures of one kind and shape.
@@ -71,4 +73,5 @@ def make_panel(
         columns = [reference, blurred, samples[:, 0], truth]
         return jnp.clip(0.5 * (jnp.stack(columns, axis=1) + 1.0), 0.0, 1.0)
 
-    return lambda params: grid(jax.device_get(pictures(params, batch)))
+    executable = pictures.lower(params, batch).compile()
+    return lambda params: grid(jax.device_get(executable(params, batch)))

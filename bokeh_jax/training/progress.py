@@ -20,13 +20,20 @@ SHOWN = {
     "stacking_loss": "stack {:.4f}",
     "steps_per_second": "{:.2f} steps/s",
     "images_per_second": "{:.0f} images/s",
+    "mfu_percent": "MFU {:.1f} %",
+    "device_tflops_per_second": "{:.3g} TFLOP/s",
     "data_wait_percent": "data wait {:.1f} %",
 }
 
 
 def describe(values: Mapping[str, float]) -> str:
-    """The values that a person watches, in one line."""
-    return "  ".join(form.format(values[name]) for name, form in SHOWN.items() if name in values)
+    """The values that a person watches, in one line; TFLOP/s where there is no MFU."""
+    hidden = "device_tflops_per_second" if "mfu_percent" in values else None
+    return "  ".join(
+        form.format(values[name])
+        for name, form in SHOWN.items()
+        if name in values and name != hidden
+    )
 
 
 def seconds_text(seconds: float) -> str:

@@ -1,33 +1,43 @@
-"""Device mesh and shardings: a batch is cut over every axis, large parameters over `fsdp`.
+"""Device mesh and shardings: where every array of a run lies.
 
-The rule for parameters is data, in one place: the largest axis of a leaf that `fsdp` divides is
-cut, leaves smaller than `MIN_SHARDED_BYTES` stay whole (a gather would cost more than they hold).
-Optimizer state and EMA follow the same rule, so they lie where their parameter lies.
+Examples are cut over `data` and `fsdp`; parameters by the names of their axes, as
+`sharding_rules` says. Optimizer state and EMA lie where their parameter lies. Leaves smaller than
+`mesh.min_sharded_bytes` stay whole, as a gather would cost more than they hold.
+
+Nothing is ever gathered on one host: the state is made by a compiled function that puts each part
+where it belongs, and restored likewise, both from the one tree that `placed_state` gives.
+
+Several slices are joined by a network slower than the links within: only `data` may cross it, whose
+one exchange a step is that of the gradients.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from flax.linen import spmd
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bokeh_jax.config import MeshConfig
+from bokeh_jax.config import ExperimentConfig, MeshConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.models import parameter_axes
+from bokeh_jax.training.sharding_rules import BATCH_AXES, MESH_AXES, RULES
+from bokeh_jax.training.state import TrainState, abstract_state, map_parameters
 
 PyTree = Any
-MIN_SHARDED_BYTES = 1 << 18
-BATCH_AXES = ("data", "fsdp")
+AnyMesh = Mesh | AbstractMesh
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Mesh over all devices of all processes.
+def mesh_sizes(config: MeshConfig, count: int) -> dict[str, int]:
+    """Sizes of the mesh's axes on `count` devices.
 
     Raises:
         InvalidInput: the sizes do not multiply to the number of devices.
     """
-    count = jax.device_count()
-    sizes = {"data": config.data, "fsdp": config.fsdp}
+    sizes = {name: getattr(config, name) for name in MESH_AXES}
     free = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if any(size == 0 or size < -1 for size in sizes.values()) or len(free) > 1:
@@ -40,56 +50,142 @@ def make_mesh(config: MeshConfig) -> Mesh:
         raise InvalidInput(
             f"mesh {sizes} does not fit; allowed: sizes whose product is {count} devices"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
+    return sizes
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh over the devices of all processes, or over those given.
+
+    Raises:
+        InvalidInput: the sizes do not multiply to the number of devices, or `data` cannot be shared
+            out to the slices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(config, len(devices))
+    axis_types = (AxisType.Auto,) * len(sizes)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        # An axis may be a part of one side of the torus, such as 8 of 4x4x4.
+        grid = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+        return Mesh(grid, tuple(sizes), axis_types=axis_types)
+    if sizes["data"] % slices:
+        raise InvalidInput(
+            f"mesh.data is {sizes['data']} on {slices} slices; allowed: multiples of {slices}, as "
+            "only this axis may cross from slice to slice"
+        )
+    within = sizes | {"data": sizes["data"] // slices}
+    across = {name: slices if name == "data" else 1 for name in sizes}
+    grid = mesh_utils.create_hybrid_device_mesh(
+        tuple(within.values()), tuple(across.values()), devices, allow_split_physical_axes=True
     )
+    return Mesh(grid, tuple(sizes), axis_types=axis_types)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over all mesh axes."""
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
+    """Leading axis over the axes that share out examples."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """One whole copy a device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def leaf_sharding(mesh: Mesh, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-    """Where one leaf of the state lies."""
-    size = mesh.shape["fsdp"]
-    bytes_total = math.prod(leaf.shape) * leaf.dtype.itemsize
-    divisible = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
-    if size == 1 or bytes_total < MIN_SHARDED_BYTES or not divisible:
+def num_batch_shards(mesh: AnyMesh) -> int:
+    """How many parts a batch is cut into."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES)
+
+
+def own_rows(sharding: NamedSharding, global_batch_size: int) -> tuple[int, ...]:
+    """Rows of the global batch that this process's devices hold, ascending.
+
+    The mesh follows the chips' links and not the processes' numbers, and devices that differ only
+    in `tensor` hold the same rows: so these need be neither consecutive nor this process's alone.
+    """
+    places = sharding.addressable_devices_indices_map((global_batch_size,))
+    rows = {row for place in places.values() if place for row in range(global_batch_size)[place[0]]}
+    return tuple(sorted(rows))
+
+
+def leaf_sharding(
+    mesh: AnyMesh, leaf: jax.ShapeDtypeStruct, axes: Sequence[str | None], min_sharded_bytes: int
+) -> NamedSharding:
+    """Where an array lies whose axes have these names; an axis that does not divide stays whole."""
+    if math.prod(leaf.shape) * leaf.dtype.itemsize < min_sharded_bytes:
         return replicated(mesh)
-    widest = max(divisible, key=lambda axis: leaf.shape[axis])
-    spec: list[str | None] = [None] * len(leaf.shape)
-    spec[widest] = "fsdp"
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    spec = spmd.logical_to_mesh_axes(tuple(axes), RULES) or ()
+    return NamedSharding(
+        mesh,
+        PartitionSpec(
+            *(
+                name if name is not None and length % mesh.shape[name] == 0 else None
+                for name, length in zip(spec, leaf.shape, strict=False)
+            )
+        ),
+    )
 
 
-def state_shardings(mesh: Mesh, abstract: PyTree) -> PyTree:
-    """Sharding of every leaf of the (abstract) state."""
-    return jax.tree.map(lambda leaf: leaf_sharding(mesh, leaf), abstract)
+def placed_state(config: ExperimentConfig, mesh: AnyMesh) -> TrainState:
+    """The state's shapes, types and places: what init, compilation and restore share."""
+    abstract = abstract_state(config)
+    axes = parameter_axes(config.model)
+    whole = replicated(mesh)
+
+    def placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    def by_name(leaf: jax.ShapeDtypeStruct, names: PartitionSpec) -> jax.ShapeDtypeStruct:
+        return placed(leaf, leaf_sharding(mesh, leaf, tuple(names), config.mesh.min_sharded_bytes))
+
+    return map_parameters(config, by_name, abstract, axes, otherwise=lambda x: placed(x, whole))
 
 
-def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's rows of a global batch -> global device arrays."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+def shardings_of(placed: PyTree) -> PyTree:
+    """The shardings alone."""
+    return jax.tree.map(lambda leaf: leaf.sharding, placed)
 
 
-def check_batch_size(global_batch_size: int, mesh: Mesh) -> None:
-    """The global batch must divide over the devices and the processes.
+def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's rows of a global batch, as `own_rows` orders them -> global device arrays."""
+    count = num_batch_shards(sharding.mesh)
+    parts = own_rows(sharding, count)
+
+    def put(name: str, values: np.ndarray) -> jax.Array:
+        if not values.ndim or len(values) % len(parts):
+            raise ValueError(
+                f"{name} of a batch has shape {values.shape}; allowed: rows that {len(parts)} "
+                "part(s) share evenly"
+            )
+        length = len(values) // len(parts)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            first = parts.index((index[0].start or 0) // length) * length
+            return values[first : first + length]
+
+        return jax.make_array_from_callback((length * count, *values.shape[1:]), sharding, part)
+
+    return {name: put(name, values) for name, values in batch.items()}
+
+
+def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
+    """The global batch and the model must divide over the mesh.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: they do not.
     """
-    count = mesh.size
-    if global_batch_size % count:
+    training, model, tensor = config.training, config.model.dit_config(), mesh.shape["tensor"]
+    parts = num_batch_shards(mesh) * training.accumulation_steps
+    if training.global_batch_size % parts:
         raise InvalidInput(
-            f"training.global_batch_size is {global_batch_size}; allowed: a multiple of the "
-            f"{count} devices"
+            f"training.global_batch_size is {training.global_batch_size}; allowed: a multiple of "
+            f"{parts} = mesh.data {mesh.shape['data']} x mesh.fsdp {mesh.shape['fsdp']} x "
+            f"training.accumulation_steps {training.accumulation_steps}"
         )
+    for name, value in (("num_heads", model.num_heads), ("mlp channels", model.mlp_dim)):
+        if value % tensor:
+            raise InvalidInput(
+                f"mesh.tensor is {tensor}; allowed: a divisor of the model's {name}, {value}"
+            )

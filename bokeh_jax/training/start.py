@@ -1,40 +1,130 @@
 """Where a run starts from.
 
-Priority of the starting state: the run's own newest checkpoint, else a fresh start; the log says
-which.
+Priority: the run's own newest checkpoint, else `training.init_from`, else a fresh start; the log
+says which. A newest checkpoint that is damaged ends the job, with the name of the newest that is
+whole; `--restore=latest_good` goes on from that one and moves the damaged ones aside.
+
+All processes of a job take the same decision: the first one says which checkpoints there are, and
+what one cannot read is damaged for all.
 """
 
-from pathlib import Path
+from typing import Literal
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.training import checkpoint, sharding
+from bokeh_jax.training import checkpoint, hosts, sharding, warm_start
+from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
 from bokeh_jax.training.log import log
-from bokeh_jax.training.state import TrainState, abstract_state, create_state
+from bokeh_jax.training.state import TrainState, create_state
+
+Restore = Literal["latest", "latest_good"]
 
 
 def initial_state(
-    config: ExperimentConfig, workdir: Path, mesh: Mesh, fingerprint: str
+    config: ExperimentConfig,
+    workdir: epath.PathLike,
+    mesh: Mesh,
+    fingerprint: str,
+    restore: Restore = "latest",
 ) -> tuple[TrainState, checkpoint.DataPosition]:
     """The state that the run goes on from, placed on the mesh, and the position of its next batch.
 
     Raises:
-        InvalidInput: the newest checkpoint is of another model or dataset.
+        InvalidInput: the newest checkpoint is damaged, or of another model or dataset; or
+            `training.init_from` names nothing that fits.
     """
-    if checkpoint.steps(workdir):
-        step = checkpoint.existing_step(workdir)
-        state, position = checkpoint.restore(workdir, step, config, mesh)
-        if position.dataset_fingerprint != fingerprint:
-            raise InvalidInput(
-                f"dataset {config.data.path} has fingerprint {fingerprint}; allowed: "
-                f"{position.dataset_fingerprint}, with which {workdir} was trained to step {step}"
-            )
-        log(f"state: resumed from {workdir} at step {step}")
-        return state, position
-    shardings = sharding.state_shardings(mesh, abstract_state(config))
-    state = jax.jit(lambda: create_state(config), out_shardings=shardings)()
-    log(f"state: fresh start, seed {config.seed}")
+    steps = _agreed_steps(workdir)
+    if steps:
+        return _resumed(config, workdir, mesh, fingerprint, restore, steps)
+    if config.training.init_from:
+        state, said = warm_start.warm_state(config, mesh)
+        log("\n".join(said))
+    else:
+        places = sharding.shardings_of(sharding.placed_state(config, mesh))
+        state = jax.jit(lambda: create_state(config), out_shardings=places)()
+        log(f"state: fresh start, seed {config.seed}")
     return state, checkpoint.DataPosition(0, config.seed, fingerprint)
+
+
+def _agreed_steps(workdir: epath.PathLike) -> list[int]:
+    """Steps of the checkpoints that process 0 sees."""
+    steps = checkpoint.steps(workdir)
+    if jax.process_count() == 1:
+        return steps
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    padded = np.resize(np.asarray([*steps, 0], np.int32), count)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).tolist()
+
+
+def _resumed(
+    config: ExperimentConfig,
+    workdir: epath.PathLike,
+    mesh: Mesh,
+    fingerprint: str,
+    restore: Restore,
+    steps: list[int],
+) -> tuple[TrainState, checkpoint.DataPosition]:
+    damaged: list[DamagedCheckpoint] = []
+    for step in reversed(steps):
+        try:
+            stored = checkpoint.read_step(workdir, step)
+            # Asked before arrays are read: a run of other data ends here, whole or not.
+            _check_same_data(config, workdir, stored, fingerprint)
+            state = checkpoint.restore_stored(stored, config, mesh)
+        except DamagedCheckpoint as error:
+            damaged.append(error)
+            log(f"checkpoint {error.path} is damaged: {error.reason}")
+            continue
+        if damaged and restore == "latest":
+            raise InvalidInput(
+                f"newest checkpoint {damaged[0].path} is damaged ({damaged[0].reason}); the newest "
+                f"whole one is step {step}; allowed: --restore=latest_good, which goes on from it"
+            )
+        _move_aside(damaged)
+        if stored.record.code_version != hosts.code_version():
+            log(f"code: another version than the checkpoint's, {stored.record.code_version[:12]}")
+        log(f"state: resumed from {workdir} at step {step}")
+        return state, stored.record.position
+    raise InvalidInput(
+        f"all {len(damaged)} checkpoints of {workdir} are damaged, the newest: "
+        f"{damaged[0].reason}; allowed: at least one that is whole, or another --workdir"
+    )
+
+
+def _check_same_data(
+    config: ExperimentConfig, workdir: epath.PathLike, stored: checkpoint.Stored, fingerprint: str
+) -> None:
+    saved = stored.record.position.dataset_fingerprint
+    if saved != fingerprint:
+        raise InvalidInput(
+            f"dataset {config.data.path} has fingerprint {fingerprint}; allowed: {saved}, with "
+            f"which {workdir} was trained to step {stored.step}"
+        )
+
+
+def _move_aside(damaged: list[DamagedCheckpoint]) -> None:
+    """Renames damaged checkpoints, so that their steps can be saved again; nothing is removed."""
+    if not damaged:
+        return
+    if jax.process_index() == 0:
+        for error in damaged:
+            aside = _free_name(epath.Path(error.path))
+            epath.Path(error.path).rename(aside)
+            log(f"checkpoint {error.path} is now {aside.name}")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("damaged checkpoints are moved aside")
+
+
+def _free_name(path: epath.Path) -> epath.Path:
+    """`12.damaged`, or `12.damaged.2` where that is taken, and so on."""
+    name, number = f"{path.name}.damaged", 1
+    while (path.parent / name).exists():
+        number += 1
+        name = f"{path.name}.damaged.{number}"
+    return path.parent / name

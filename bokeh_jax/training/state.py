@@ -7,6 +7,7 @@ The growing β is the customary warm-up of the average: without it the random st
 short runs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,7 +55,10 @@ def learning_rate(config: ExperimentConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
-    """AdamW; matrices decay, vectors (biases, norm scales) do not."""
+    """AdamW; matrices decay, and nothing else.
+
+    Names tell which are matrices: biases and norm scales of repeated blocks are stacked.
+    """
     optimizer = config.optimizer
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip_norm),
@@ -63,7 +67,9 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
             b1=optimizer.beta1,
             b2=optimizer.beta2,
             weight_decay=optimizer.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(
+                lambda path, _: path[-1].key == "kernel", params
+            ),
         ),
     )
 
@@ -72,17 +78,57 @@ def create_state(config: ExperimentConfig) -> TrainState:
     """Fresh state; pure in the config, so it can be traced, shaped and sharded by the caller."""
     size_px = config.simulation.size_px
     params = init_params(config.model, step_key(config.seed, "init", 0), size_px, size_px)
+    return state_of_params(config, params)
+
+
+def state_of_params(config: ExperimentConfig, params: PyTree) -> TrainState:
+    """State of a run that starts at these parameters: step 0, optimizer fresh, average at them."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=make_optimizer(config).init(params),
-        ema=params,
+        # Copied: where `params` come from outside a compiled function, one buffer would be two
+        # leaves, and could not be donated.
+        ema=jax.tree.map(jnp.copy, params),
     )
 
 
 def abstract_state(config: ExperimentConfig) -> TrainState:
     """Shapes and dtypes of the state: the one tree that init, sharding and restore share."""
     return jax.eval_shape(lambda: create_state(config))
+
+
+def map_parameters(
+    config: ExperimentConfig,
+    function: Callable[..., Any],
+    state: TrainState,
+    *rest: PyTree,
+    otherwise: Callable[[Any], Any],
+) -> TrainState:
+    """`function` on every parameter of the state, its moments and its average.
+
+    Args:
+        config: the experiment.
+        function: of a leaf and of the leaves of `rest` that belong to its parameter.
+        state: the state, or its shapes.
+        rest: trees like the parameters.
+        otherwise: of every other leaf.
+    """
+    opt_state = optax.tree.map_params(
+        make_optimizer(config),
+        function,
+        state.opt_state,
+        *rest,
+        transform_non_params=otherwise,
+    )
+    parts = (
+        otherwise(state.step),
+        jax.tree.map(function, state.params, *rest),
+        opt_state,
+        jax.tree.map(function, state.ema, *rest),
+    )
+    # Not through the constructor, which accepts arrays only.
+    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(parts))
 
 
 def ema_decay_at(step: Integer[Array, ""], decay: float) -> Float[Array, ""]:

@@ -3,8 +3,7 @@
     (state, batch) -> (state, metrics)
 
 `state` is donated. `batch` is a scene batch as it comes from the loader (uint8 stays uint8 until
-here). Metrics are a clu collection of device scalars: merging them over steps never waits for the
-device.
+here). Metrics are a clu collection of device scalars (step_metrics.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,42 +13,57 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Integer
+from flax import linen as nn
+from flax.linen import spmd
+from jaxtyping import Array, Key
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.objectives import refocus_loss
+from bokeh_jax.training import nonfinite
 from bokeh_jax.training.rng import example_keys, step_key
+from bokeh_jax.training.sharding_rules import RULES
 from bokeh_jax.training.state import TrainState, apply_gradients, learning_rate
+from bokeh_jax.training.step_metrics import StepMetrics, batch_checksum
 from data_pipeline.order import Shape
 
+PyTree = Any
 Batch = Mapping[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, clu_metrics.Collection]]
-StepMetrics = clu_metrics.Collection.create(
-    loss=clu_metrics.Average.from_output("loss"),
-    flow_loss=clu_metrics.Average.from_output("flow_loss"),
-    stacking_loss=clu_metrics.Average.from_output("stacking_loss"),
-    sample_psnr_db=clu_metrics.Average.from_output("sample_psnr_db"),
-    guess_psnr_db=clu_metrics.Average.from_output("guess_psnr_db"),
-    gradient_norm=clu_metrics.Average.from_output("gradient_norm"),
-    learning_rate=clu_metrics.LastValue.from_output("learning_rate"),
-    batch_checksum=clu_metrics.LastValue.from_output("batch_checksum"),
-)
 
 
-def batch_checksum(scene_id: Integer[Array, " b"]) -> Float[Array, ""]:
-    """Number below 2²⁴ (exact in float32) that tells which scenes, in which order, a batch held.
+def mean_over_parts(function: Callable[[PyTree], PyTree], examples: PyTree, count: int) -> PyTree:
+    """Mean of what `function` gives for `count` parts of the examples, one after the other.
 
-    Equal runs log equal numbers at every step: the first place to look when two runs part.
+    Part i holds the examples i, i + count, i + 2 count, …: each device's rows then stay where they
+    are, as it has some of every part.
+
+    Args:
+        function: examples to a tree of floats, each a mean over its examples.
+        examples: leaves with a leading axis of examples, which `count` divides.
+        count: of parts; with 1 the function is called as it is.
     """
-    position = jnp.arange(scene_id.shape[0], dtype=jnp.uint32)
-    # Two odd multipliers spread scene and position over 32 bits; the finaliser of MurmurHash3 makes
-    # their sum anything but linear, so that other batches give other sums.
-    mixed = (scene_id.astype(jnp.uint32) + 1) * jnp.uint32(2_654_435_761)
-    mixed ^= (position + 1) * jnp.uint32(0x9E37_79B9)
-    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EB_CA6B)
-    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2_AE35)
-    mixed ^= mixed >> 16
-    return (jnp.sum(mixed, dtype=jnp.uint32) >> 8).astype(jnp.float32)
+    if count == 1:
+        return function(examples)
+
+    def part(index: Array) -> PyTree:
+        def rows(leaf: Array) -> Array:
+            cut = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:])
+            taken = jax.lax.dynamic_index_in_dim(cut, index, axis=1, keepdims=False)
+            return taken if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else of_batch(taken)
+
+        return function(jax.tree.map(rows, examples))
+
+    def of_batch(rows: Array) -> Array:
+        return spmd.with_logical_constraint(rows, ("batch", *(None,) * (rows.ndim - 1)))
+
+    def add(total: PyTree, index: Array) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, part(index)), None
+
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(part, jnp.int32(0))
+    )
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(count, dtype=jnp.int32))
+    return jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def train_step(
@@ -60,25 +74,41 @@ def train_step(
         step_key(config.seed, "train", state.step), config.training.global_batch_size
     )
 
-    def loss_fn(params):
-        return refocus_loss(
-            params,
-            dict(batch),
-            keys,
-            model=config.model,
-            simulation=config.simulation,
-            objective=config.objective,
-        )
+    def gradients_of(examples: tuple[Batch, Key[Array, " b"]]) -> tuple[PyTree, dict[str, Array]]:
+        def loss_fn(params: PyTree) -> tuple[Array, dict[str, Array]]:
+            batch, keys = examples
+            return refocus_loss(
+                params,
+                dict(batch),
+                keys,
+                model=config.model,
+                simulation=config.simulation,
+                objective=config.objective,
+            )
 
-    (_, parts), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return jax.grad(loss_fn, has_aux=True)(state.params)
+
+    # What the names of the model's axes mean on the mesh; nothing where there is none.
+    with nn.logical_axis_rules(RULES):
+        gradients, parts = mean_over_parts(
+            gradients_of, (batch, keys), config.training.accumulation_steps
+        )
     rate = jnp.asarray(learning_rate(config)(state.step), jnp.float32)
+    norm = optax.tree.norm(gradients)
+    usable = nonfinite.is_usable(parts["loss"], norm)
+    updated = apply_gradients(state, gradients, config)
+    lost_steps = nonfinite.LostSteps.of_step(
+        usable, updated.step, parts | {"gradient_norm": norm}, batch["scene_id"]
+    )
     collected = StepMetrics.single_from_model_output(
         **parts,
-        gradient_norm=optax.tree.norm(gradients),
+        gradient_norm=norm,
+        parameter_norm=optax.tree.norm(state.params),
         learning_rate=rate,
         batch_checksum=batch_checksum(batch["scene_id"]),
+        lost_steps=lost_steps,
     )
-    return apply_gradients(state, gradients, config), collected
+    return nonfinite.keep_unless(usable, updated, state), collected
 
 
 def abstract_batch(
@@ -114,7 +144,8 @@ def compile_step(config: ExperimentConfig, state: TrainState, batch: Any) -> Tra
     jitted = jax.jit(
         lambda state, batch: train_step(state, batch, config=config),
         donate_argnums=0,
-        out_shardings=(shardings, None),
+        # Metrics are whole on every process: each reads them, scene ids too.
+        out_shardings=(shardings, shardings.step),
     )
     return jitted.lower(state, batch).compile()
 
@@ -138,23 +169,3 @@ def by_shape(steps: Sequence[tuple[Batch, TrainStep]]) -> TrainStep:
         return step(state, batch)
 
     return train_step
-
-
-# clu divides float totals by integer counts, which strict promotion refuses.
-_CLU_PROMOTION = "standard"
-
-
-@jax.jit
-def merge_metrics(
-    first: clu_metrics.Collection, second: clu_metrics.Collection
-) -> clu_metrics.Collection:
-    """Metrics of the steps of both, on the device."""
-    with jax.numpy_dtype_promotion(_CLU_PROMOTION):
-        return first.merge(second)
-
-
-@jax.jit
-def compute_metrics(metrics: clu_metrics.Collection) -> dict[str, Array]:
-    """Means over the merged steps (last values where a mean says nothing), on the device."""
-    with jax.numpy_dtype_promotion(_CLU_PROMOTION):
-        return metrics.compute()

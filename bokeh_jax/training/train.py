@@ -4,9 +4,9 @@ python -m bokeh_jax.training.train --config=configs/demo.py --workdir=runs/demo
 """
 
 import argparse
-import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,23 +18,22 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.training import (
-    checkpoint,
     hosts,
-    panels,
+    nonfinite,
+    overview,
     preemption,
     preflight,
-    progress,
     sharding,
-    writers,
+    watchdog,
 )
-from bokeh_jax.training.executables import compile_steps, loader_config
 from bokeh_jax.training.log import log, log_of_process
-from bokeh_jax.training.loop import Hooks, run_steps, saves_at
-from bokeh_jax.training.prefetch import DevicePrefetch
-from bokeh_jax.training.reporting import Reporter
-from bokeh_jax.training.start import initial_state
+from bokeh_jax.training.observer import Observer, observe
+from bokeh_jax.training.profiling import StepRange, check_steps, parse_steps
+from bokeh_jax.training.saver import open_saver
+from bokeh_jax.training.session import Session, compiled
+from bokeh_jax.training.start import Restore, initial_state
 from bokeh_jax.training.state import TrainState
-from data_pipeline.loader import make_loader
+from data_pipeline.dataset import DatasetInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +49,56 @@ class RunResult:
     stopped_early: bool
 
 
-def train(config: ExperimentConfig, workdir: str | Path, *, visible: bool = True) -> RunResult:
+@dataclasses.dataclass(frozen=True)
+class _Guards:
+    """What lies around the whole of a run in this process."""
+
+    stop_requested: preemption.StopRequested
+    watch: watchdog.Progress
+    observer: Observer
+
+
+def train(
+    config: ExperimentConfig,
+    workdir: str | Path,
+    *,
+    visible: bool = True,
+    profile_steps: StepRange | None = None,
+    restore: Restore = "latest",
+) -> RunResult:
     """Trains `config` in `workdir`, from its newest checkpoint if it has one.
 
     Args:
         config: the experiment.
-        workdir: receives config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+        workdir: receives config.json, parameters.txt, metrics.jsonl, goodput.jsonl, tensorboard/,
+            checkpoints/ and profile/.
         visible: show progress on stdout.
+        profile_steps: steps of which a profiler trace is written.
+        restore: what to do where the newest checkpoint is damaged: `latest` stops, `latest_good`
+            goes on from the newest that is whole.
 
     Raises:
-        InvalidInput: dataset, workdir, mesh or checkpoint do not fit the config.
+        InvalidInput: dataset, workdir, mesh, checkpoint or profile_steps do not fit the config.
+        NonfiniteStep: `training.on_nonfinite` ends the run.
     """
-    workdir = Path(workdir)
+    started, workdir = time.time(), Path(workdir)
+    check_steps(profile_steps, config.training.num_steps)
+    # Outermost, so that what comes while saves are being finished is seen too.
+    with (
+        watchdog.watched(config.training.stall_timeout_seconds) as watch,
+        preemption.stop_requests() as stop_requested,
+    ):
+        info, mesh = _checked(config, workdir)
+        with (
+            observe(config, workdir, profile_steps, started=started) as observer,
+            jax.set_mesh(mesh),
+        ):
+            guards = _Guards(stop_requested, watch, observer)
+            return _train(config, workdir, info, mesh, guards, restore, visible)
+
+
+def _checked(config: ExperimentConfig, workdir: Path) -> tuple[DatasetInfo, Mesh]:
+    """What can be refused before anything is written or compiled is refused here."""
     info = preflight.check_dataset(config)
     hosts.check_agreement(
         {
@@ -71,89 +108,92 @@ def train(config: ExperimentConfig, workdir: str | Path, *, visible: bool = True
         }
     )
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.training.global_batch_size, mesh)
-    main_process = jax.process_index() == 0
-    if main_process:
+    sharding.check_fits(config, mesh)
+    if jax.process_index() == 0:
         preflight.check_writable(workdir)
-    with (
-        jax.set_mesh(mesh),
-        checkpoint.open_checkpointer(workdir, config.training.keep_checkpoints) as checkpointer,
-        preemption.stop_requests() as stop_requested,
-    ):
-        state, position = initial_state(config, workdir, mesh, info.fingerprint)
-        if main_process:
-            preflight.write_config(workdir, config)
-        count = parameter_overview.count_parameters(state.params)
-        log(
-            f"model: {count:,} parameters; {mesh.size} device(s); "
-            f"config {config_lib.config_hash(config)}; "
-            f"dataset {info.counts[config.data.split]} scenes, {info.fingerprint}"
+    return info, mesh
+
+
+def _train(
+    config: ExperimentConfig,
+    workdir: Path,
+    info: DatasetInfo,
+    mesh: Mesh,
+    guards: _Guards,
+    restore: Restore,
+    visible: bool,
+) -> RunResult:
+    state, position = initial_state(config, workdir, mesh, info.fingerprint, restore)
+    if jax.process_index() == 0:
+        preflight.write_config(workdir, config)
+    count = parameter_overview.count_parameters(state.params)
+    log(
+        f"model: {count:,} parameters; {mesh.size} device(s); "
+        f"config {config_lib.config_hash(config)}; "
+        f"dataset {info.counts[config.data.split]} scenes, {info.fingerprint}"
+    )
+    _log_overview(workdir, state, mesh)
+    if position.next_step >= config.training.num_steps:
+        log(f"nothing to train: already at step {position.next_step}")
+        return RunResult(state, stopped_early=False)
+    guards.observer.starts()
+    with open_saver(workdir, config) as saver:
+        with guards.observer.compiling():
+            train_step, draw = compiled(config, mesh, state)
+        session = Session(
+            config=config,
+            workdir=workdir,
+            mesh=mesh,
+            saver=saver,
+            stop_requested=guards.stop_requested,
+            watch=guards.watch,
+            observer=guards.observer,
+            train_step=train_step,
+            draw=draw,
+            judge=nonfinite.make_judge(config, workdir),
+            visible=visible,
         )
-        if position.next_step >= config.training.num_steps:
-            log(f"nothing to train: already at step {position.next_step}")
-            return RunResult(state, stopped_early=False)
-        state, step = _train_from(
-            config, workdir, state, position, mesh, checkpointer, stop_requested, visible
-        )
+        state, step = session.run(state, position)
+    guards.observer.ends(step)
     stopped = step < config.training.num_steps
     if stopped:
         log(f"stopped by a signal at step {step}; the same command continues from there")
     return RunResult(state, stopped_early=stopped)
 
 
-def _train_from(
-    config: ExperimentConfig,
-    workdir: Path,
-    state: TrainState,
-    position: checkpoint.DataPosition,
-    mesh: Mesh,
-    checkpointer: checkpoint.Checkpointer,
-    stop_requested: preemption.StopRequested,
-    visible: bool,
-) -> tuple[TrainState, int]:
-    """The loop with its writer, screen and panels; saves where it stops."""
-    main_process = jax.process_index() == 0
-    writer = writers.open_writer(workdir, position.next_step) if main_process else None
-    screen = progress.make_reporter(
-        position.next_step, config.training.num_steps, visible=visible and main_process
-    )
-    draw = panels.make_panel(config, mesh)
-
-    def save(state: TrainState, step: int) -> None:
-        checkpoint.save(checkpointer, state, dataclasses.replace(position, next_step=step), config)
-
-    def panel(state: TrainState, step: int) -> None:
-        picture = draw(state.ema)
-        if writer is not None:
-            writer.image(step, "panel", picture)
-
-    placement = sharding.batch_sharding(mesh)
-    train_step = compile_steps(config, state, placement)
-    loader = make_loader(
-        loader_config(config),
-        start_step=position.next_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        warn=log_of_process,
-    )
-    log(f"data: the next batch is of {loader.position_at(position.next_step)}")
-    images_per_step = config.training.global_batch_size * config.simulation.cameras.num_targets
-    reporter = Reporter(writer, screen, images_per_step, lambda: loader.num_replaced)
-    hooks = Hooks(save, panel, reporter.report, stop_requested)
-    with contextlib.closing(loader), screen, DevicePrefetch(loader, placement) as batches:
-        state, step = run_steps(config, train_step, state, position.next_step, batches, hooks)
-    if step > position.next_step and not saves_at(config, step):
-        save(state, step)
-    if writer is not None:
-        writer.close()
-    return state, step
+def _log_overview(workdir: Path, state: TrainState, mesh: Mesh) -> None:
+    """The table of parameters: into the run's folder, and onto the log where there is a mesh."""
+    table = "\n".join(overview.parameter_table(state))
+    if jax.process_index() == 0:
+        (workdir / "parameters.txt").write_text(f"{table}\n", encoding="utf-8")
+    if mesh.size > 1:
+        log(table)
+    log(f"{overview.totals(state)}; each parameter: {workdir / 'parameters.txt'}")
+    for line in overview.warnings(state, mesh):
+        log(line)
 
 
 def run_from_arguments(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Trains as the command line says; returns the exit code."""
-    hosts.join(hosts.Hosts(arguments.coordinator, arguments.num_processes, arguments.process_index))
-    config = config_lib.load(arguments.config, overrides)
-    result = train(config, arguments.workdir)
+    profile_steps = parse_steps(arguments.profile_steps)
+    with preemption.stop_requests():
+        hosts.join(
+            hosts.Hosts(
+                arguments.coordinator,
+                arguments.num_processes,
+                arguments.process_index,
+                arguments.join_timeout_seconds,
+                arguments.heartbeat_timeout_seconds,
+            )
+        )
+        config = config_lib.load(arguments.config, overrides)
+        try:
+            result = train(
+                config, arguments.workdir, restore=arguments.restore, profile_steps=profile_steps
+            )
+        except nonfinite.NonfiniteStep as found:
+            log_of_process(f"error: {found}")
+            return nonfinite.EXIT_NONFINITE
     return preemption.EXIT_PREEMPTED if result.stopped_early else 0
 
 

@@ -11,8 +11,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bokeh_jax.chips import CHIPS, Chip
 from bokeh_jax.cli import main
-from bokeh_jax.commands import bench, bench_compile
-from bokeh_jax.commands.bench_roofline import Plan, Program, Row, bound_ms
+from bokeh_jax.commands import bench, bench_compile, tpu_compiler
+from bokeh_jax.commands.bench_roofline import Program, Row, bound_ms
 
 GB = 10**9
 
@@ -30,14 +30,20 @@ def program(gflop, gb):
     ],
 )
 def test_the_bound_is_the_longer_of_computing_and_moving(gflop, gb, milliseconds, binds):
-    chip = Chip(flops_per_s=2e12, bytes_per_s=100e9, memory_bytes=GB, link_bytes_per_s=1e9)
+    chip = Chip(
+        flops_per_s=2e12,
+        bytes_per_s=100e9,
+        memory_bytes=GB,
+        link_bytes_per_s=1e9,
+        slice_bytes_per_s=1e8,
+    )
     longest_ms, which = bound_ms(program(gflop, gb), chip)
     assert longest_ms == pytest.approx(milliseconds)
     assert which == binds
 
 
 def test_the_published_peaks():
-    assert CHIPS["v5e"] == Chip(197e12, 819e9, 17_179_869_184, 100e9)
+    assert CHIPS["v5e"] == Chip(197e12, 819e9, 17_179_869_184, 200e9, 3.125e9, 2, 1.5e9)
 
 
 @pytest.mark.parametrize(("batch", "used"), [(1, 1), (2, 2), (6, 2), (8, 4), (3, 1)])
@@ -80,7 +86,7 @@ def test_without_libtpu_it_says_how_to_get_it(capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = refused(capsys, "--compile-for=v5e:2x2")
     assert "needs libtpu, the TPU's compiler, which is not installed" in line
-    assert "pip install 'bokeh-jax[tpu-compile]'" in line
+    assert "pip install 'bokeh-jax[tpu-plan]'" in line
 
 
 @pytest.fixture
@@ -94,10 +100,10 @@ def fake_topologies(monkeypatch):
             raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no such layout\nmore of it")
         return type("Topology", (), {"devices": jax.devices()})
 
-    for name in bench_compile._NO_CLOUD:
-        monkeypatch.setenv(name, bench_compile._NO_CLOUD[name])
+    for name in tpu_compiler._NO_CLOUD:
+        monkeypatch.setenv(name, tpu_compiler._NO_CLOUD[name])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
-    monkeypatch.setattr(bench_compile.topologies, "get_topology_desc", get_topology_desc)
+    monkeypatch.setattr(tpu_compiler.topologies, "get_topology_desc", get_topology_desc)
     return asked
 
 
@@ -171,7 +177,7 @@ def test_forward_alone_compiles_nothing_else(capsys, monkeypatch, tmp_path):
         asked.append((size_px, radius_px, options["backward"], options["dtype"]))
         return Row(size_px, radius_px, program(1, 1), None)
 
-    monkeypatch.setattr(bench_compile, "topology_devices", lambda topology: [topology])
+    monkeypatch.setattr(tpu_compiler, "topology_devices", lambda topology, option: [topology])
     monkeypatch.setattr(bench_compile, "compile_row", compile_row)
     options = ["--sizes=64,32", "--radii=2", "--no-backward", "--dtype=bfloat16"]
     assert main(["bench", "lens-blur", "--compile-for=v5e:2x2", *options]) == 0
@@ -179,18 +185,13 @@ def test_forward_alone_compiles_nothing_else(capsys, monkeypatch, tmp_path):
     assert "forward+backward" not in capsys.readouterr().out
 
 
-def test_a_plan_of_no_known_chip_cannot_be_printed():
-    with pytest.raises(ValueError, match="--compile-for is 'v9:1x1'"):
-        bench.print_plan(Plan("v9:1x1", 1, "float32", 1, []))
-
-
 @pytest.mark.long
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install 'bokeh-jax[tpu-compile]'",
+    reason="libtpu is not installed: pip install 'bokeh-jax[tpu-plan]'",
 )
 def test_the_lens_blur_compiles_for_a_tpu():
-    devices = bench_compile.topology_devices("v5e:2x2")
+    devices = tpu_compiler.topology_devices("v5e:2x2", "--compile-for")
     assert len(devices) == 4
     assert {device.platform for device in devices} == {"tpu"}
     row = bench_compile.compile_row(

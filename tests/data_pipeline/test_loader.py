@@ -180,11 +180,15 @@ def test_without_shuffling_rows_keep_the_stored_order(plain):
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_read_the_global_batch(dataset, hosts):
     expected = _take(_config(dataset), 7)
-    parts = [
-        _take(_config(dataset), 7, process_index=host, process_count=hosts) for host in range(hosts)
-    ]
+    # Every host has every so many rows, as on a mesh that follows links and not hosts.
+    parts = [_take(_config(dataset), 7, rows=range(host, BATCH, hosts)) for host in range(hosts)]
     joined = [
-        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        {
+            name: np.stack([part[name] for part in step], 1).reshape(
+                BATCH, *step[0][name].shape[1:]
+            )
+            for name in step[0]
+        }
         for step in zip(*parts, strict=True)
     ]
     assert all(len(batch["scene_id"]) == BATCH // hosts for part in parts for batch in part)
@@ -193,7 +197,7 @@ def test_hosts_together_read_the_global_batch(dataset, hosts):
 
 @pytest.mark.parametrize("start_step", [1, 9])
 def test_starting_later_is_skipping(dataset, start_step):
-    where = {"process_index": 1, "process_count": 2}
+    where = {"rows": (1, 4, 5)}
     whole = _take(_config(dataset), start_step + 3, **where)
     _assert_same(_take(_config(dataset), 3, start_step=start_step, **where), whole[start_step:])
 
@@ -275,7 +279,7 @@ def test_a_bad_record_is_skipped_counted_and_named_once(damaged, plain):
     assert lines[2].endswith("its rows take the next scene instead")
     loader.close()
     # The replacement does not depend on hosts or on where the run starts.
-    where = {"start_step": 1, "process_index": 1, "process_count": 2}
+    where = {"start_step": 1, "rows": range(4, 8)}
     (part,) = _take(config, 1, **where)
     np.testing.assert_array_equal(part["scene_id"], found[1]["scene_id"][4:])
 
@@ -304,9 +308,7 @@ def test_skipping_ends_where_nothing_can_be_read(plain, tmp_path):
         ({"max_layers": 3}, {}, "max_layers is 3; allowed: at least 4"),
         ({"weights": {"none": 1.0}}, {}, "weights names source 'none'; allowed .*: few, one, two"),
         ({}, {"start_step": -1}, "start_step is -1"),
-        ({}, {"process_count": 0}, "process_count is 0"),
-        ({}, {"process_index": 2, "process_count": 2}, "process_index is 2; allowed: 0 to 1"),
-        ({}, {"process_count": 3}, "global_batch_size is 8; allowed with 3 hosts: multiples of 3"),
+        ({}, {"rows": (0, 8)}, "row is 8; allowed: 0 to 7"),
     ],
 )
 def test_bad_values_are_refused(dataset, fields, where, message):

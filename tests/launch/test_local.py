@@ -30,11 +30,15 @@ def test_the_code_is_the_first_that_is_not_zero(local, codes, code):
     assert local.wait(ending_with(*codes)) == code
 
 
-def test_a_failure_ends_the_others(local, monkeypatch):
-    monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
+def test_a_signal_counts_as_in_a_shell(local):
+    aborted = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert local.wait([aborted, *ending_with(0)]) == 137
+
+
+def test_a_failure_ends_the_others(local):
     stuck = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     started = time.monotonic()
-    assert local.wait([stuck, *ending_with(2)]) == 2
+    assert local.wait([stuck, *ending_with(2)], grace_seconds=0.5) == 2
     assert time.monotonic() - started < 60
     assert stuck.returncode == -9
 

@@ -14,7 +14,10 @@ def at(tree, index):
 
 
 def dense(params, x):
-    return x @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+    """A linear layer of x [..., c], whatever the axes that the layer's own channels are kept in."""
+    kernel = np.asarray(params["kernel"], np.float64)
+    out = x @ kernel.reshape(x.shape[-1], -1)
+    return out + np.asarray(params["bias"], np.float64).reshape(-1) if "bias" in params else out
 
 
 def silu(x):
@@ -104,10 +107,11 @@ def double_block(config, params, image, context, embedding, ids):
 
 def single_block(config, params, tokens, embedding, ids):
     shift, scale, gate = np.split(dense(params["modulation"]["lin"], silu(embedding)), 3)
-    fused = dense(params["linear1"], layer_norm(tokens) * (1 + scale) + shift)
-    qkv, hidden = fused[:, : 3 * config.hidden_dim], fused[:, 3 * config.hidden_dim :]
+    normed = layer_norm(tokens) * (1 + scale) + shift
+    qkv, hidden = dense(params["linear1_qkv"], normed), dense(params["linear1_mlp"], normed)
     attended = attend(config, [0] * len(tokens), [params["norm"]], qkv, ids)
-    return tokens + gate * dense(params["linear2"], np.concatenate((attended, gelu(hidden)), 1))
+    out = dense(params["linear2_attn"], attended) + dense(params["linear2_mlp"], gelu(hidden))
+    return tokens + gate * out
 
 
 def dit(config, params, image, image_ids, context, context_ids, time, pooled, guidance, extra):

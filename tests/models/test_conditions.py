@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from bokeh_jax.models.conditions import CameraTokens, Conditions, fourier_features
 from bokeh_jax.models.refocus_dit import RefocusConfig
@@ -118,7 +119,7 @@ def test_camera_tokens():
         conditions, reference_camera_given=jnp.asarray([0.0, 1.0], jnp.float32)
     ).visible()
     tokens_of = CameraTokens(config)
-    params = jax.jit(tokens_of.init)(jax.random.key(0), conditions)["params"]
+    params = nn.unbox(jax.jit(tokens_of.init)(jax.random.key(0), conditions)["params"])
     params = {
         name: value if name == "null" else value | {"bias": value["bias"] + 0.5}
         for name, value in params.items()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock
@@ -51,6 +52,7 @@ def inputs(seed=0):
 def random_params(module, seed, *args, **kwargs):
     """Every parameter drawn, none left at zero or one: what starts at zero would hide errors."""
     shapes = jax.eval_shape(partial(module.init, jax.random.key(0)), *args, **kwargs)["params"]
+    shapes = nn.unbox(shapes)
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = [
@@ -232,7 +234,7 @@ def test_the_last_norm_and_projection_are_float32():
     keys = jax.random.split(jax.random.key(5), 2)
     image = 3.0 + jax.random.normal(keys[0], (1, 4, 24), jnp.bfloat16)
     embedding = jnp.ones((1, 24), jnp.bfloat16)
-    params = FinalLayer(config).init(jax.random.key(0), image, embedding)["params"]
+    params = nn.unbox(FinalLayer(config).init(jax.random.key(0), image, embedding)["params"])
     params["linear"]["kernel"] = jax.random.normal(keys[1], (24, 6), jnp.float32)
     out = FinalLayer(config).apply({"params": params}, image, embedding)
     normed = dit_reference.layer_norm(np.asarray(image[0], np.float64))
@@ -240,12 +242,22 @@ def test_the_last_norm_and_projection_are_float32():
     np.testing.assert_allclose(out[0], expected, rtol=1e-5, atol=1e-5)
 
 
+def fans(name, shape, config):
+    """Features coming in and going out; of FLUX's whole matrix where a part of it is stored."""
+    c = config.hidden_dim
+    if "qkv" in name or "linear1" in name:
+        return c, 3 * c + config.mlp_dim * ("linear1" in name)
+    if "proj" in name or "linear2" in name:
+        return c + config.mlp_dim * ("linear2" in name), c
+    return shape[-2:]
+
+
 def test_start_values():
     config = replace(CONFIG, hidden_dim=240, num_heads=20)
     positional, named = inputs()
     named["hidden_context"] = jnp.zeros((BATCH, NUM_EXTRA, 240), jnp.float32)
     init = jax.jit(partial(DiT(config).init, jax.random.key(4)))
-    params = init(*positional, **named)["params"]
+    params = nn.unbox(init(*positional, **named)["params"])
     out = DiT(config).apply({"params": params}, *positional, **named)
     np.testing.assert_array_equal(out, np.zeros(out.shape))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -258,18 +270,19 @@ def test_start_values():
             assert values.std() == pytest.approx(0.02, rel=6 / np.sqrt(values.size))
             assert np.abs(values).max() > 0.02 * np.sqrt(3)
         else:
-            bound = np.sqrt(6 / (values.shape[-2] + values.shape[-1]))
+            bound = np.sqrt(6 / sum(fans(name, values.shape, config)))
             assert np.abs(values).max() <= bound * (1 + 2**-23)
             assert values.std() == pytest.approx(bound / np.sqrt(3), rel=6 / np.sqrt(values.size))
 
 
 def test_blocks_start_apart():
     positional, named = inputs()
-    params = jax.jit(partial(DiT(CONFIG).init, jax.random.key(4)))(*positional, **named)["params"]
+    init = jax.jit(partial(DiT(CONFIG).init, jax.random.key(4)))
+    params = nn.unbox(init(*positional, **named)["params"])
     for kernel in (
         params["double_blocks"]["img_mlp"]["in_layer"]["kernel"],
         params["double_blocks"]["txt_mlp"]["in_layer"]["kernel"],
-        params["single_blocks"]["linear1"]["kernel"],
+        params["single_blocks"]["linear1_mlp"]["kernel"],
     ):
         assert float(jnp.abs(kernel[0] - kernel[1]).max()) > 0.1
 

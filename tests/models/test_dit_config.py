@@ -44,6 +44,7 @@ def test_bad_values_are_named(change, message):
     [
         (DiTConfig, "compute_dtype", "compute_dtype is 'odd'; allowed: bfloat16, float32"),
         (DiTConfig, "remat", "remat is 'odd'; allowed: none, full, dots"),
+        (DiTConfig, "attention", "attention is 'odd'; allowed: xla, splash, cudnn"),
         (RefocusConfig, "reference_as", "reference_as is 'odd'; allowed: channels, tokens"),
     ],
 )

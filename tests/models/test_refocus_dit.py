@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -303,7 +304,7 @@ def test_start_values_are_a_plain_float32_tree_of_any_size():
 def test_camera_tokens_start_as_stated():
     wide = replace(CONFIG, hidden_dim=768, num_heads=64).dit_config()
     visible = draw()[2].visible()
-    camera = CameraTokens(wide).init(jax.random.key(0), visible)["params"]
+    camera = nn.unbox(CameraTokens(wide).init(jax.random.key(0), visible)["params"])
     null = np.asarray(camera["null"])
     assert null.shape == (3, 768)
     assert null.std() == pytest.approx(0.02, rel=6 / np.sqrt(2 * null.size))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from bokeh_jax.models.rope import apply_rope, grid_ids, rope_rotation
+from bokeh_jax.models.rope import apply_rope, grid_ids, rope_rotation, turn_by_product
 
 AXES = (2, 4, 6)
 THETA = 10_000.0
@@ -25,6 +25,16 @@ def test_closed_form():
         for h in range(3):
             expected = rotate(np.asarray(x[b, :, h], np.float64), np.asarray(ids[b]), AXES, THETA)
             np.testing.assert_allclose(turned[b, :, h], expected, atol=2e-5)
+
+
+def test_by_a_product_it_is_the_same():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 12), jnp.float32)
+    ids = jax.random.randint(jax.random.key(1), (2, 5, 3), 0, 40)
+    rotation = rope_rotation(ids, AXES, THETA)
+    by_product = turn_by_product(x, rotation.cos, rotation.sin)
+    np.testing.assert_allclose(by_product, apply_rope(x, rotation), atol=1e-6)
+    low = turn_by_product(x.astype(jnp.bfloat16), rotation.cos, rotation.sin)
+    assert low.dtype == jnp.bfloat16
 
 
 @settings(deadline=None, max_examples=20)

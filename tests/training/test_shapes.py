@@ -16,10 +16,13 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.metrics import psnr_db
 from bokeh_jax.evaluation.suite import SHOWN, _load_groups, _score
 from bokeh_jax.training import sharding
+from bokeh_jax.training.accounting import Machine, Meter
 from bokeh_jax.training.executables import loader_config
+from bokeh_jax.training.nonfinite import LostSteps
 from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import create_state
-from bokeh_jax.training.step import StepMetrics, abstract_batch, by_shape, compile_step
+from bokeh_jax.training.step import abstract_batch, by_shape, compile_step
+from bokeh_jax.training.step_metrics import StepMetrics
 from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 from data_pipeline.builder import build
@@ -120,10 +123,13 @@ def test_the_loader_is_told_what_the_config_says(mixed):
 
 def test_rows_that_had_to_be_replaced_are_reported(tmp_path):
     names = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
-    names += ("gradient_norm", "learning_rate", "batch_checksum")
-    metrics = StepMetrics.single_from_model_output(**dict.fromkeys(names, jnp.float32(1)))
+    names += ("gradient_norm", "parameter_norm", "learning_rate", "batch_checksum")
+    values = dict.fromkeys(names, jnp.float32(1))
+    lost = LostSteps.of_step(jnp.bool(True), jnp.int32(1), values, jnp.arange(4))
+    metrics = StepMetrics.single_from_model_output(**values, lost_steps=lost)
     writer = open_writer(tmp_path, 0)
-    Reporter(writer, None, 4, lambda: 3).report(1, Window().with_step(metrics, 0.0))
+    reporter = Reporter(writer, None, Meter(), 4, 8, Machine(1), replaced_rows=lambda: 3)
+    reporter.report(1, Window().with_step(metrics).closed())
     writer.close()
     (line,) = read_metrics(tmp_path / METRICS_FILE)
     assert line["replaced_rows"] == 3

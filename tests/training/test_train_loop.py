@@ -12,8 +12,10 @@ from bokeh_jax.config import resolve
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import checkpoint, sharding
 from bokeh_jax.training.loop import Hooks, run_steps
+from bokeh_jax.training.nonfinite import Judge
 from bokeh_jax.training.state import create_state
-from bokeh_jax.training.step import compile_step, compute_metrics
+from bokeh_jax.training.step import compile_step
+from bokeh_jax.training.step_metrics import compute_metrics
 from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 from data_pipeline.builder import build
@@ -109,6 +111,7 @@ def test_nothing_compiles_in_the_loop_and_the_step_takes_one_shape(tiny):
         panel=lambda state, step: None,
         report=report,
         stop_requested=lambda step: len(counts) == 6,
+        judge=Judge("stop", None),
     )
     before = len(compiled)
     batches = (sharding.put_batch(batch, placement) for batch in loader)

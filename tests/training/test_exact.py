@@ -1,0 +1,147 @@
+"""A job that is killed and told to leave ends as one that never was: real processes and signals."""
+
+import dataclasses
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from real_jobs import assert_same_state, computed, load_state, start, write_config
+
+from bokeh_jax.training import checkpoint
+from bokeh_jax.training.preemption import EXIT_PREEMPTED
+from bokeh_jax.training.train import train
+
+# A panel that takes a while stands for an evaluation: it is what the loop does when a signal comes.
+SLOW_PANEL = {"num_steps": 100}
+RHYTHM = {"image_every_steps": 3, "checkpoint_every_steps": 7, "keep_checkpoints": 20}
+NO_PANEL = "training.image_every_steps=0"
+LATE_SAVE = ("training.checkpoint_every_steps=10", "training.image_every_steps=11")
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A run of 12 steps that nothing disturbed, and its experiment."""
+
+    file: object
+    config: object
+    workdir: object
+
+
+def undisturbed(tiny, folder, processes):
+    file, workdir = folder / "experiment.py", folder / "whole"
+    config = write_config(file, tiny, training=RHYTHM, sampler=SLOW_PANEL)
+    job = start(file, workdir, NO_PANEL, processes=processes)
+    assert job.end() == 0, job.said()[-3000:]
+    assert checkpoint.steps(workdir) == [7, 12]
+    return Whole(file, config, workdir)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    return undisturbed(tiny, tmp_path_factory.mktemp("alone"), 1)
+
+
+@pytest.fixture(scope="module")
+def of_two(tiny, tmp_path_factory):
+    return undisturbed(tiny, tmp_path_factory.mktemp("of_two"), 2)
+
+
+def assert_ended_as(whole, workdir):
+    """Parameters, both moments, their counts, EMA, step, data position; metrics, batches."""
+    ours, theirs = (load_state(whole.config, path, 12) for path in (workdir, whole.workdir))
+    assert any("mu" in name for name in ours)
+    assert_same_state(ours, theirs)
+    assert [line["step"] for line in computed(workdir)] == list(range(1, 13))
+    assert computed(workdir) == computed(whole.workdir)
+
+
+def test_one_process_killed_and_told_to_leave_ends_as_if_undisturbed(alone, tmp_path):
+    workdir = tmp_path / "run"
+    job = start(alone.file, workdir)
+    job.wait_for_save(7)
+    job.process.kill()
+    assert job.end() == -signal.SIGKILL
+    assert checkpoint.steps(workdir) == [7], "12 steps were done before the kill"
+
+    # While a panel is drawn: it was given to the device when the metrics before it were written.
+    job = start(alone.file, workdir)
+    job.wait_for_step(8)
+    job.process.send_signal(signal.SIGTERM)
+    assert job.end() == EXIT_PREEMPTED
+    assert f"resumed from {workdir} at step 7" in job.said()
+    assert "stopped by a signal at step 9; the same command continues" in job.said()
+    assert checkpoint.steps(workdir) == [7, 9]
+
+    # Inside a save, without a warning.
+    job = start(alone.file, workdir, NO_PANEL)
+    job.wait_for_begun_save(12)
+    job.process.kill()
+    assert job.end() == -signal.SIGKILL
+
+    job = start(alone.file, workdir, NO_PANEL)
+    assert job.end() == 0, job.said()[-3000:]
+    assert_ended_as(alone, workdir)
+
+
+def test_two_processes_killed_and_told_to_leave_end_as_if_undisturbed(of_two, tmp_path):
+    workdir = tmp_path / "run"
+    job = start(of_two.file, workdir, processes=2)
+    job.wait_for_save(7)
+    os.kill(job.child(1), signal.SIGKILL)
+    assert job.end() not in (0, EXIT_PREEMPTED), "a job that lost a process is not preempted"
+    assert checkpoint.steps(workdir) == [7]
+    assert job.said().count("step 1/12 ") == 1, "one process speaks"
+
+    # To one of them, while a save is written: both leave after the same step.
+    job = start(of_two.file, workdir, *LATE_SAVE, processes=2)
+    job.wait_for_begun_save(10)
+    os.kill(job.child(1), signal.SIGTERM)
+    assert job.end() == EXIT_PREEMPTED, job.said()[-3000:]
+    assert f"resumed from {workdir} at step 7" in job.said()
+    # Before the next step, or after it where that was begun; a panel keeps it from the end.
+    saved = checkpoint.steps(workdir)
+    assert saved in ([7, 10], [7, 10, 11])
+    assert f"stopped by a signal at step {saved[-1]}; the same command" in job.said()
+
+    # To the first, which the others meet at, while all compile: nothing is new, nobody hangs.
+    job = start(
+        of_two.file,
+        workdir,
+        NO_PANEL,
+        processes=2,
+        environment={"JAX_ENABLE_COMPILATION_CACHE": "0"},
+    )
+    job.wait_for("state: resumed")
+    os.kill(job.child(0), signal.SIGTERM)
+    assert job.end() == EXIT_PREEMPTED, job.said()[-3000:]
+    assert "stopped by a signal before the first step" in job.said()
+    assert "compiled in" not in job.said()
+    assert checkpoint.steps(workdir) == saved
+
+    job = start(of_two.file, workdir, NO_PANEL, processes=2)
+    assert job.end() == 0, job.said()[-3000:]
+    assert_ended_as(of_two, workdir)
+
+
+def test_two_one_and_four_processes_go_on_with_each_other_s_work(alone, of_two, tmp_path):
+    """7 steps of two, 3 of one, 2 of four: the same batches, the same losses up to rounding."""
+    workdir = tmp_path / "run"
+    shutil.copytree(of_two.workdir, workdir)
+    shutil.rmtree(workdir / checkpoint.FOLDER / "12")
+    settings = dataclasses.replace(
+        of_two.config.training, checkpoint_every_steps=10, image_every_steps=0
+    )
+    train(dataclasses.replace(of_two.config, training=settings), workdir, visible=False)
+    shutil.rmtree(workdir / checkpoint.FOLDER / "12")
+    job = start(of_two.file, workdir, NO_PANEL, processes=4)
+    assert job.end() == 0, job.said()[-3000:]
+    assert f"resumed from {workdir} at step 10" in job.said()
+    one, two, mixed = (computed(path) for path in (alone.workdir, of_two.workdir, workdir))
+    for name, tolerance in (("batch_checksum", 0.0), ("loss", 1e-5), ("gradient_norm", 1e-3)):
+        expected = [line[name] for line in one]
+        for other in (two, mixed):
+            np.testing.assert_allclose([line[name] for line in other], expected, rtol=tolerance)
+    ours, theirs = (load_state(of_two.config, path, 12) for path in (workdir, alone.workdir))
+    assert ours["next_step"] == theirs["next_step"] == 12
