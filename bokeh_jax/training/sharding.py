@@ -120,7 +120,7 @@ def leaf_sharding(
         mesh,
         PartitionSpec(
             *(
-                name if name is not None and length % mesh.shape[name] == 0 else None
+                name if name and mesh.shape[name] > 1 and not length % mesh.shape[name] else None
                 for name, length in zip(spec, leaf.shape, strict=False)
             )
         ),
