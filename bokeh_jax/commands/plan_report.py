@@ -30,11 +30,12 @@ def print_plan(plan: StepPlan) -> None:
     )
     _print_memory(plan)
     print(
-        f"work of a chip: {plan.flops / 1e12:.2f} TFLOP as compiled, {plan.model_flops / 1e12:.2f} "
-        f"of the model; {plan.bytes_accessed / 1e9:.1f} GB accessed at every level of memory"
+        f"work of a chip: {plan.work.flops / 1e12:.2f} TFLOP as compiled, "
+        f"{plan.model_flops / 1e12:.2f} of the model; {plan.work.bytes_accessed / 1e9:.1f} GB "
+        "accessed at every level of memory"
     )
     _print_collectives(plan)
-    gather = plan.largest_gather_bytes
+    gather = plan.work.largest_gather_bytes
     verdict = "never" if gathers_in_parts(plan) else "YES, the whole parameters"
     print(
         f"largest gather or sum: {gather / 1e6:.1f} MB of {plan.parameter_bytes / 1e6:.0f} MB of "
@@ -45,7 +46,7 @@ def print_plan(plan: StepPlan) -> None:
 
 def gathers_in_parts(plan: StepPlan) -> bool:
     """Whether no all-gather holds half of the parameters (in bfloat16) or more."""
-    return plan.largest_gather_bytes < _WHOLE_SHARE * plan.parameter_bytes / 2
+    return plan.work.largest_gather_bytes < _WHOLE_SHARE * plan.parameter_bytes / 2
 
 
 def _print_memory(plan: StepPlan) -> None:
@@ -67,7 +68,7 @@ def fits(plan: StepPlan) -> bool:
 
 
 def _print_time(plan: StepPlan) -> None:
-    time = plan.time
+    time = plan.work.time
     print(
         f"milliseconds: kernels {1e3 * time.roofline_seconds:.1f} by XLA's roofline, "
         f"{1e3 * time.cycles_seconds:.1f} by the compiler's cycles; without estimate "
@@ -88,7 +89,7 @@ def predictions(plan: StepPlan) -> list[dict[str, Any]]:
     rows = []
     for estimate in ("roofline", "cycles"):
         for hidden in (False, True):
-            seconds = plan.time.predicted(estimate, hidden=hidden)
+            seconds = plan.work.time.predicted(estimate, hidden=hidden)
             rows.append(
                 {
                     "estimate": estimate,
@@ -147,7 +148,7 @@ def _print_table(table: Any) -> None:
 
 def _print_collectives(plan: StepPlan) -> None:
     table = _table(("collective", "along", "chips", "times", "sent MB", "largest MB", "ms"), 2)
-    for row in summed(plan.collectives):
+    for row in summed(plan.work.collectives):
         table.add_row(
             row["kind"],
             row["axes"],
@@ -162,12 +163,17 @@ def _print_collectives(plan: StepPlan) -> None:
 
 def as_json(plan: StepPlan) -> dict[str, Any]:
     """Everything that the text says, and every collective."""
-    return dataclasses.asdict(plan) | {
-        "fits": fits(plan),
-        "gathers_in_parts": gathers_in_parts(plan),
-        "collectives_summed": summed(plan.collectives),
-        "predictions": predictions(plan),
-    }
+    figures = dataclasses.asdict(plan)
+    return (
+        figures.pop("work")
+        | figures
+        | {
+            "fits": fits(plan),
+            "gathers_in_parts": gathers_in_parts(plan),
+            "collectives_summed": summed(plan.work.collectives),
+            "predictions": predictions(plan),
+        }
+    )
 
 
 def headline(plan: dict[str, Any], estimate: str = "roofline") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from bokeh_jax.chips import chip_of_topology
+from bokeh_jax.chips import Chip, chip_of_topology
 from bokeh_jax.commands.hlo_cost import count_program
 from bokeh_jax.commands.hlo_text import executed
 from bokeh_jax.commands.plan_collectives import (
@@ -28,7 +28,8 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.flops import TRAINING_PASSES, refocus_forward_flops
 from bokeh_jax.objectives.refocus import simulate
-from bokeh_jax.training import sharding
+from bokeh_jax.training import preflight, sharding
+from bokeh_jax.training.overview import bytes_a_device
 from bokeh_jax.training.rng import example_keys
 from bokeh_jax.training.state import TrainState
 from bokeh_jax.training.step import abstract_batch, compile_step
@@ -61,6 +62,26 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+    """What one chip does in one step, as compiled.
+
+    Attributes:
+        flops: also what is computed twice, and the lens blur.
+        bytes_accessed: at every level of memory.
+        collectives, kernels: all of them.
+        largest_gather_bytes: the largest result of an all-gather or all-reduce.
+        time: of the step, in seconds, by two estimates.
+    """
+
+    flops: float
+    bytes_accessed: float
+    collectives: list[Collective]
+    kernels: list[Kernel]
+    largest_gather_bytes: int
+    time: StepTime
+
+
+@dataclasses.dataclass(frozen=True)
 class StepPlan:
     """A step, compiled for a topology.
 
@@ -77,11 +98,7 @@ class StepPlan:
         parameter_bytes: of all of them, float32.
         memory: of one chip.
         model_flops: of one chip and step, forward and backward, by `models/flops.py`.
-        flops: of one chip and step, as compiled: also what is computed twice, and the lens blur.
-        bytes_accessed: of one chip and step, at every level of memory.
-        collectives, kernels: of one step.
-        largest_gather_bytes: the largest result of an all-gather or all-reduce.
-        time: of one step.
+        work: of one chip and step.
         peak_flops_per_s: of one chip.
         compile_seconds: on this machine.
     """
@@ -101,12 +118,7 @@ class StepPlan:
     parameter_bytes: int
     memory: Memory
     model_flops: float
-    flops: float
-    bytes_accessed: float
-    collectives: list[Collective]
-    kernels: list[Kernel]
-    largest_gather_bytes: int
-    time: StepTime
+    work: Work
     peak_flops_per_s: float
     compile_seconds: float
 
@@ -143,32 +155,19 @@ def plan_step(
             step does not fit into the chips' memory.
     """
     chip = chip_of_topology(topology, "--topology")
-    devices = topology_devices(topology, "--topology", num_slices)
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh = sharding.make_mesh(config.mesh, topology_devices(topology, "--topology", num_slices))
     check_plan(config, mesh)
     # Before the mesh is set: nothing can run on its chips, not even the making of a key.
     state = sharding.placed_state(config, mesh)
-    placement = sharding.batch_sharding(mesh)
-    batch = abstract_batch(shape, config.training.global_batch_size, placement)
-    if not simulation:
-        batch = _simulated_batch(config, batch, placement)
+    batch = _batch(config, mesh, shape, simulation=simulation)
     with jax.set_mesh(mesh):
         compiled, compile_seconds = _compiled(config, state, batch, topology)
-    text, analysis = compiled.as_text(), compiled.memory_analysis()
     if program is not None:
-        program.write_text(text, encoding="utf-8")
-    found, mesh_chips = executed(text), Mesh.of(mesh)
-    count = count_program(text, jax.devices()[0].client)
-    moved, kernels = collectives(found, mesh_chips, chip), pallas_kernels(found)
+        program.write_text(compiled.as_text(), encoding="utf-8")
     frame = config.simulation.frame_of((shape.height_px, shape.width_px))
     images = config.training.global_batch_size * config.simulation.cameras.num_targets
+    forward = refocus_forward_flops(config.model, *frame)
     leaves = jax.tree.leaves(state.params)
-    arguments = {
-        "parameters": _chip_bytes(state.params),
-        "optimizer": _chip_bytes(state.opt_state),
-        "ema": _chip_bytes(state.ema),
-        "batch": _chip_bytes(batch),
-    }
     return StepPlan(
         topology=topology,
         num_slices=num_slices,
@@ -183,32 +182,45 @@ def plan_step(
         attention=config.model.attention,
         num_parameters=sum(leaf.size for leaf in leaves),
         parameter_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
-        memory=Memory(
-            **arguments,
-            temporaries=analysis.temp_size_in_bytes,
-            program=analysis.generated_code_size_in_bytes,
-            total=analysis.argument_size_in_bytes
-            + analysis.output_size_in_bytes
-            - analysis.alias_size_in_bytes
-            + analysis.temp_size_in_bytes
-            + analysis.generated_code_size_in_bytes,
-            capacity=chip.memory_bytes,
-        ),
-        model_flops=TRAINING_PASSES
-        * images
-        * refocus_forward_flops(config.model, *frame)
-        / mesh.size,
+        memory=_memory(state, batch, compiled.memory_analysis(), chip),
+        model_flops=TRAINING_PASSES * images * forward / mesh.size,
+        work=_work(compiled, mesh, chip),
+        peak_flops_per_s=chip.flops_per_s,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _memory(state: TrainState, batch: dict[str, Any], analysis: Any, chip: Chip) -> Memory:
+    return Memory(
+        parameters=bytes_a_device(state.params),
+        optimizer=bytes_a_device(state.opt_state),
+        ema=bytes_a_device(state.ema),
+        batch=bytes_a_device(batch),
+        temporaries=analysis.temp_size_in_bytes,
+        program=analysis.generated_code_size_in_bytes,
+        total=analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.generated_code_size_in_bytes,
+        capacity=chip.memory_bytes,
+    )
+
+
+def _work(compiled: Any, mesh: jax.sharding.Mesh, chip: Chip) -> Work:
+    text = compiled.as_text()
+    found = executed(text)
+    count = count_program(text, jax.devices()[0].client)
+    moved, kernels = collectives(found, Mesh.of(mesh), chip), pallas_kernels(found)
+    estimate = compiled.cost_analysis().get("optimal_seconds", 0.0)
+    return Work(
         flops=count.flops + sum(one.times * one.flops for one in kernels),
         bytes_accessed=count.bytes_accessed
         + sum(one.times * one.bytes_accessed for one in kernels),
         collectives=moved,
         kernels=kernels,
         largest_gather_bytes=largest_gather_bytes(moved),
-        time=step_time(
-            found, moved, kernels, compiled.cost_analysis().get("optimal_seconds", 0.0), chip
-        ),
-        peak_flops_per_s=chip.flops_per_s,
-        compile_seconds=compile_seconds,
+        time=step_time(found, moved, kernels, estimate, chip),
     )
 
 
@@ -219,17 +231,17 @@ def check_plan(config: ExperimentConfig, mesh: jax.sharding.Mesh) -> None:
         InvalidInput: the batch, the heads, the MLP or the patches do not divide.
     """
     sharding.check_fits(config, mesh)
-    if config.simulation.frame_multiple_px % config.model.patch_size:
-        raise InvalidInput(
-            f"config key simulation.frame_multiple_px is {config.simulation.frame_multiple_px}; "
-            f"allowed: multiples of model.patch_size={config.model.patch_size}"
-        )
+    preflight.check_patches(config)
 
 
-def _simulated_batch(
-    config: ExperimentConfig, batch: dict[str, Any], placement: jax.sharding.NamedSharding
+def _batch(
+    config: ExperimentConfig, mesh: jax.sharding.Mesh, shape: Shape, *, simulation: bool
 ) -> dict[str, Any]:
-    """The same batch with its photographs, as shapes, in place of its scenes."""
+    """Shapes of a batch on the mesh: of scenes, or of the photographs made of them."""
+    placement = sharding.batch_sharding(mesh)
+    batch = abstract_batch(shape, config.training.global_batch_size, placement)
+    if simulation:
+        return batch
     keys = jax.eval_shape(
         lambda: example_keys(jax.random.key(0), config.training.global_batch_size)
     )
@@ -258,14 +270,3 @@ def _compiled(
             f"the step needs {said} bytes of a chip's memory on {topology} (batch "
             f"{config.training.global_batch_size}, remat {config.model.remat}); allowed: what fits"
         ) from None
-
-
-def _chip_bytes(tree: Any) -> int:
-    """Bytes of the leaves on one chip."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        size = leaf.dtype.itemsize
-        for length in leaf.sharding.shard_shape(leaf.shape):
-            size *= length
-        total += size
-    return total

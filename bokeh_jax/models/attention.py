@@ -31,14 +31,13 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from bokeh_jax.mesh_axes import BATCH_AXES, HEADS_AXIS
+
 AttentionKernel = Literal["xla", "splash", "cudnn"]
 ATTENTION_KERNELS: tuple[AttentionKernel, ...] = ("xla", "splash", "cudnn")
 
 # What rematerialisation may keep of the attention, by `jax.ad_checkpoint.checkpoint_name`.
 ATTENTION_NAME = "attention"
-
-BATCH_AXES = ("data", "fsdp")
-HEADS_AXIS = "tensor"
 
 # Lanes of a TPU's vector registers: blocks are multiples of them.
 _LANES = 128

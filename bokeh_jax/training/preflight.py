@@ -56,12 +56,22 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
                 f"{frame[0]}x{frame[1]} px (simulation.size_px={simulation.size_px}) with blur "
                 f"radii up to {simulation.max_radius_px(frame[1]):g} px"
             )
-    if simulation.frame_multiple_px % config.model.patch_size:
-        raise InvalidInput(
-            f"config key simulation.frame_multiple_px is {simulation.frame_multiple_px}; allowed: "
-            f"multiples of model.patch_size={config.model.patch_size}"
-        )
+    check_patches(config)
     return info
+
+
+def check_patches(config: ExperimentConfig) -> None:
+    """Working frames are cut into patches without a rest.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    multiple_px = config.simulation.frame_multiple_px
+    if multiple_px % config.model.patch_size:
+        raise InvalidInput(
+            f"config key simulation.frame_multiple_px is {multiple_px}; allowed: multiples of "
+            f"model.patch_size={config.model.patch_size}"
+        )
 
 
 def source_weights(config: ExperimentConfig) -> dict[str, float]:

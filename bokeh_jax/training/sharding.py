@@ -23,8 +23,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from bokeh_jax.config import ExperimentConfig, MeshConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.mesh_axes import BATCH_AXES, MESH_AXES
 from bokeh_jax.models import parameter_axes
-from bokeh_jax.training.sharding_rules import BATCH_AXES, MESH_AXES, RULES
+from bokeh_jax.training.sharding_rules import RULES
 from bokeh_jax.training.state import TrainState, abstract_state, map_parameters
 
 PyTree = Any

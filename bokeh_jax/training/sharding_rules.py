@@ -13,12 +13,11 @@ An axis for the sequence is left out: it only pays where a device has less than 
 refocusing batches have at least one a chip (docs/scaling.md).
 """
 
-MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+from bokeh_jax.mesh_axes import BATCH_AXES, HEADS_AXIS
 
 RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("batch", BATCH_AXES),
-    ("heads", "tensor"),
+    ("heads", HEADS_AXIS),
     ("mlp", "tensor"),
     ("modulation", "tensor"),
     ("embed", "fsdp"),

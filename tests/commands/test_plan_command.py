@@ -189,7 +189,7 @@ def test_a_small_transformer_is_planned_for_a_tpu(tiny):
     shape = scenes_shape(None, config)
     found = plan_step.plan_step(config, "v5e:2x2", 1, shape, simulation=False)
     assert found.mesh == {"data": 1, "fsdp": 4, "tensor": 1}
-    assert found.model_flops < found.flops < 3 * found.model_flops
-    assert {one.axes for one in found.collectives} == {"fsdp"}
-    assert found.time.cycles_seconds > 0
-    assert found.time.roofline_seconds > 0
+    assert found.model_flops < found.work.flops < 3 * found.model_flops
+    assert {one.axes for one in found.work.collectives} == {"fsdp"}
+    assert found.work.time.cycles_seconds > 0
+    assert found.work.time.roofline_seconds > 0
