@@ -1,0 +1,1 @@
+"""Weights of other libraries in, ours out: names, files, nothing that computes."""
