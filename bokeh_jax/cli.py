@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.commands.bench import add_lens_blur_arguments
+from bokeh_jax.commands.bench_codec import add_codec_arguments
 from bokeh_jax.commands.bench_data import add_data_arguments
 from bokeh_jax.commands.bench_train_step import add_train_step_arguments
 from bokeh_jax.commands.checkpoint_arguments import (
@@ -18,7 +19,12 @@ from bokeh_jax.commands.checkpoint_arguments import (
     add_prune_arguments,
     add_verify_arguments,
 )
-from bokeh_jax.commands.data_arguments import add_build_arguments, add_inspect_arguments
+from bokeh_jax.commands.data_arguments import (
+    add_build_arguments,
+    add_inspect_arguments,
+    add_latents_arguments,
+)
+from bokeh_jax.commands.export_arguments import add_export_arguments
 from bokeh_jax.commands.plan import add_plan_arguments
 from bokeh_jax.errors import InvalidInput
 
@@ -189,6 +195,13 @@ def _inspect(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _latents(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.latents import build_latents
+
+    build_latents(arguments, overrides)
+    return 0
+
+
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder for the two files")
 
@@ -198,6 +211,12 @@ def _export_photo(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
     export_photo(arguments.out)
     return 0
+
+
+def _export(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.export import export_run
+
+    return export_run(arguments, overrides)
 
 
 def _plan(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -216,6 +235,12 @@ def _bench_data(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.bench_data import bench_data
 
     return bench_data(arguments)
+
+
+def _bench_codec(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.bench_codec import bench_codec
+
+    return bench_codec(arguments, overrides)
 
 
 def _bench_train_step(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -281,6 +306,12 @@ _COMMANDS = {
     "refocus": _Command(
         "refocus a photograph with a trained checkpoint", _refocus_arguments, _refocus
     ),
+    "export": _Command(
+        "write a checkpoint's network as files for PyTorch, diffusers or PEFT",
+        add_export_arguments,
+        _export,
+        takes_config=True,
+    ),
     "render": _Command(
         "put an all-in-focus photograph with disparity through the lens blur",
         _render_arguments,
@@ -289,6 +320,12 @@ _COMMANDS = {
 }
 _DATA_COMMANDS = {
     "build": _Command("make a dataset of scenes (ArrayRecord)", add_build_arguments, _build),
+    "latents": _Command(
+        "photograph and encode a dataset's scenes once, for training on their latents",
+        add_latents_arguments,
+        _latents,
+        takes_config=True,
+    ),
     "inspect": _Command(
         "draw a contact sheet of simulated pairs",
         add_inspect_arguments,
@@ -318,6 +355,13 @@ _BENCH_COMMANDS = {
         "time the training step next to the same network in torch (diffusers)",
         add_train_step_arguments,
         _bench_train_step,
+        takes_config=True,
+    ),
+    "codec": _Command(
+        "measure what an autoencoder does to photographs, and to the blends of the stacking "
+        "constraint",
+        add_codec_arguments,
+        _bench_codec,
         takes_config=True,
     ),
 }
@@ -365,7 +409,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _register(_COMMANDS, subparsers)
-    data = subparsers.add_parser("data", help="datasets: build, inspect, photo")
+    data = subparsers.add_parser("data", help="datasets: build, latents, inspect, photo")
     _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
     checkpoints = subparsers.add_parser(
         "checkpoint", help="a run's checkpoints: ls, inspect, verify, prune"
@@ -387,8 +431,8 @@ def _run(arguments: argparse.Namespace, overrides: Overrides) -> int:
     command: _Command = arguments.command
     if overrides and not command.takes_config:
         raise InvalidInput(
-            f"--config.{overrides[0]} is given; allowed only with train, plan, eval, data inspect, "
-            "checkpoint inspect and bench train-step"
+            f"--config.{overrides[0]} is given; allowed only with train, plan, eval, export, data "
+            "inspect, data latents, checkpoint inspect, bench train-step and bench codec"
         )
     return command.run(arguments, overrides)
 

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import ml_collections
 
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.models import RefocusConfig
-from bokeh_jax.objectives import ObjectiveConfig
+from bokeh_jax.models import CodecConfig, RefocusConfig
+from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
 from bokeh_jax.simulation import SimulationConfig
 
 
@@ -128,6 +128,22 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PretrainedConfig:
+    """Weights that a run starts from and does not make itself; "" for none.
+
+    Attributes:
+        transformer: folder of a FLUX transformer in diffusers' layout.
+        autoencoder: folder of an AutoencoderKL in diffusers' layout, or the workdir of a run that
+            trained one here (WORKDIR or WORKDIR@STEP).
+        lora: file or folder of an adapter, which training goes on from.
+    """
+
+    transformer: str = ""
+    autoencoder: str = ""
+    lora: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What `bokeh-jax eval` runs on."""
 
@@ -139,14 +155,27 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """One experiment, whole."""
+    """One experiment, whole.
+
+    Attributes:
+        task: what is trained: the refocusing network, or the autoencoder of its latents.
+        codec: what the network works on; with the task 'autoencoder', the shape of what is trained.
+        objective: of the task 'refocus'.
+        reconstruction: objective of the task 'autoencoder'.
+    """
 
     name: str = "default"
+    task: Literal["refocus", "autoencoder"] = "refocus"
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
     model: RefocusConfig = dataclasses.field(default_factory=RefocusConfig)
+    codec: CodecConfig = dataclasses.field(default_factory=CodecConfig)
+    pretrained: PretrainedConfig = dataclasses.field(default_factory=PretrainedConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    reconstruction: AutoencoderObjectiveConfig = dataclasses.field(
+        default_factory=AutoencoderObjectiveConfig
+    )
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -184,10 +213,26 @@ class ExperimentConfig:
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}; allowed: 0 to "
                 f"training.num_steps - 1 = {self.training.num_steps - 1}"
             )
+        self._check_codec()
         if not 0.0 <= self.optimizer.ema_decay < 1.0:
             raise ValueError(
                 f"optimizer.ema_decay is {self.optimizer.ema_decay}; allowed: 0 up to, not with, 1"
             )
+
+    def _check_codec(self) -> None:
+        if self.task == "autoencoder":
+            if self.codec.kind != "autoencoder":
+                raise ValueError("codec.kind is 'pixels'; allowed: 'autoencoder' for its task")
+        elif self.model.image_channels != self.codec.channels:
+            raise ValueError(
+                f"model.image_channels is {self.model.image_channels}; allowed: "
+                f"{self.codec.channels}, which codec.kind={self.codec.kind!r} has"
+            )
+
+    def grid_of(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what the network works on, of scenes stored in frames of this size."""
+        height_px, width_px = self.simulation.frame_of(stored)
+        return height_px // self.codec.downsampling, width_px // self.codec.downsampling
 
 
 def experiment(**changes: Any) -> ml_collections.ConfigDict:

@@ -151,6 +151,7 @@ def _keep_existing(out_dir: epath.Path, job: ShardJob, overwrite: bool) -> bool:
     try:
         found = read_metadata(out_dir)
         same = all(found.get(name) == value for name, value in wanted.items())
+        same = same and found.get("text") == wanted.get("text")
         if same and is_local(os.fspath(out_dir)):
             dataset_info(Path(out_dir))
     except InvalidInput:

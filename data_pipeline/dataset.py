@@ -27,6 +27,7 @@ from data_pipeline.dataset_folder import (
     read_metadata,
 )
 from data_pipeline.records import decode_hidden, decode_scene, parse_record
+from data_pipeline.text_table import TextReader, open_text
 
 __all__ = [
     "FORMAT_VERSION",
@@ -56,6 +57,7 @@ class SplitReader:
         group_of: every record's position in `groups`.
         shards: (file name, number of records) of every shard.
         records: random access to the records' bytes.
+        text: the captions' embeddings, where they are wanted and there.
     """
 
     info: DatasetInfo
@@ -64,6 +66,7 @@ class SplitReader:
     group_of: UInt16[np.ndarray, " num_scenes"]
     shards: tuple[tuple[str, int], ...]
     records: ArrayRecordDataSource
+    text: TextReader | None = None
 
     def __len__(self) -> int:
         return len(self.group_of)
@@ -95,12 +98,15 @@ class SplitReader:
             InvalidInput: the record is damaged; the line names shard and record.
         """
         try:
-            return parse_record(self.records[position])
+            kind = self.groups[self.group_of[position]].kind
+            return parse_record(self.records[position], kind)
         except (RuntimeError, OSError, ValueError) as error:
             raise self._damaged(position, error) from error
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Decode one scene: `records.decode_scene` and `scene_id`, int32, its position.
+
+        Where the captions' embeddings are wanted and there: `text_table.TextReader.values` too.
 
         Raises:
             InvalidInput: the record is damaged, or has another shape than its group; the line names
@@ -110,6 +116,8 @@ class SplitReader:
         frame = (group.height_px, group.width_px)
         try:
             scene = decode_scene(values, group.kind, frame, group.max_layers)
+            if self.text is not None:
+                scene |= self.text.values(position, values["caption"])
         except ValueError as error:
             raise self._damaged(position, error) from error
         return scene | {"scene_id": np.asarray(position, np.int32)}
@@ -122,13 +130,16 @@ class SplitReader:
         )
 
 
-def open_split(path: Path, split: str, max_layers: int | None = None) -> SplitReader:
+def open_split(
+    path: Path, split: str, max_layers: int | None = None, *, text: bool = False
+) -> SplitReader:
     """Open a split for reading by position.
 
     Args:
         path: the dataset folder.
         split: name of the split.
         max_layers: length of the layer axis; each group's own maximum when None.
+        text: bring the captions' embeddings, where the dataset has them.
 
     Raises:
         InvalidInput: as `dataset_info`; no such split; `max_layers` below a group's.
@@ -144,7 +155,10 @@ def open_split(path: Path, split: str, max_layers: int | None = None) -> SplitRe
     names = [Path(file).name for file in stored.filepaths]
     shards = tuple(zip(names, stored.shard_lengths, strict=True))
     records = ArrayRecordDataSource(stored.file_instructions)
-    return SplitReader(info, split, groups, index, shards, records)
+    captions = None
+    if text and info.text is not None:
+        captions = open_text(path, split, info.text, len(index))
+    return SplitReader(info, split, groups, index, shards, records, captions)
 
 
 def _widen(group: Group, max_layers: int, path: Path) -> Group:
@@ -157,7 +171,7 @@ def _widen(group: Group, max_layers: int, path: Path) -> Group:
 
 
 def load_split(
-    path: Path, split: str, limit: int | None = None, group: int = 0
+    path: Path, split: str, limit: int | None = None, group: int = 0, *, text: bool = False
 ) -> dict[str, np.ndarray]:
     """Load scenes of one group of a split in their stored order, as one scene batch.
 
@@ -166,16 +180,17 @@ def load_split(
         split: name of the split.
         limit: load the first `limit` scenes only.
         group: which of the split's groups.
+        text: bring the captions' embeddings, where the dataset has them.
 
     Returns:
-        The arrays of `records.decode_scene` and `scene_id`, stacked along a first axis.
+        The arrays of `SplitReader`'s scenes, stacked along a first axis.
 
     Raises:
         InvalidInput: as `open_split`; `limit` below 1; no such group.
     """
     if limit is not None and limit < 1:
         raise InvalidInput(f"limit is {limit}; allowed: at least 1, or None for all")
-    reader = open_split(path, split)
+    reader = open_split(path, split, text=text)
     scenes = [reader[int(position)] for position in reader.positions(group)[:limit]]
     return {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}
 

@@ -24,7 +24,9 @@ from etils import epath
 from jaxtyping import UInt16
 
 from bokeh_jax.errors import InvalidInput
+from data_pipeline.latent_records import LatentSizes
 from data_pipeline.source import KINDS, Kind
+from data_pipeline.text_encoder import TextShape
 
 FORMAT_VERSION = 2
 METADATA_FILE = "metadata.json"
@@ -36,10 +38,10 @@ class Group:
     """Scenes of one split that can stand in one batch.
 
     Attributes:
-        kind: `layered` or `photographs`.
+        kind: `layered`, `photographs` or `latents`.
         source: name of the source that made them.
-        height_px: of the stored frames.
-        width_px: of the stored frames.
+        height_px: of the stored frames; of latents, cells.
+        width_px: of the stored frames; of latents, cells.
         max_layers: the most layers a scene of this source has in any split; 0 for photographs.
         num_scenes: how many the split has.
     """
@@ -53,6 +55,39 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextInfo:
+    """Embeddings of a dataset's captions.
+
+    Attributes:
+        shape: of a caption's.
+        encoder: the name and the digest of what made them.
+        num_captions: different ones.
+    """
+
+    shape: TextShape
+    encoder: str
+    num_captions: int
+
+    def __str__(self) -> str:
+        return f"{self.num_captions} captions as {self.shape}, by {self.encoder}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentInfo:
+    """What a dataset of latents was made with.
+
+    Attributes:
+        sizes: of the latents.
+        codec: digest of the autoencoder's parameters.
+        settings: of the experiment, as JSON values by group.
+    """
+
+    sizes: LatentSizes
+    codec: str
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What a dataset folder holds.
 
@@ -62,12 +97,16 @@ class DatasetInfo:
         fingerprint: SHA-256 of recipe and content, hexadecimal.
         weights: how much of training each source is meant to have, by its name; relative to each
             other; sources that are not named have 1.
+        text: embeddings of the scenes' captions; None where there are none.
+        latents: what the scenes are, where they are latents; else None.
     """
 
     path: Path
     splits: Mapping[str, tuple[Group, ...]]
     fingerprint: str
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    text: TextInfo | None = None
+    latents: LatentInfo | None = None
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -103,7 +142,7 @@ def info_from(path: Path, metadata: Mapping[str, Any]) -> DatasetInfo:
     """
     try:
         kinds = {g["kind"] for split in metadata["splits"].values() for g in split["groups"]}
-        if kinds - set(KINDS):
+        if kinds - {*KINDS, "latents"}:
             raise ValueError(f"kinds are {', '.join(sorted(kinds))}")
         splits = {
             name: tuple(Group(**group) for group in split["groups"])
@@ -113,11 +152,29 @@ def info_from(path: Path, metadata: Mapping[str, Any]) -> DatasetInfo:
             if sum(g.num_scenes for g in splits[name]) != split["num_scenes"]:
                 raise ValueError(f"groups of split {name!r} disagree with it")
         weights = {str(name): float(weight) for name, weight in metadata["weights"].items()}
+        text, latents = _text_info(metadata), _latent_info(metadata)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInput(
             f"dataset folder {path} has a damaged {METADATA_FILE} ({error}); {REBUILD}"
         ) from error
-    return DatasetInfo(path, splits, fingerprint_of(metadata), weights)
+    return DatasetInfo(path, splits, fingerprint_of(metadata), weights, text, latents)
+
+
+def _latent_info(metadata: Mapping[str, Any]) -> LatentInfo | None:
+    if "latents" not in metadata["recipe"]:
+        return None
+    made = metadata["recipe"]["latents"]
+    sizes = LatentSizes(int(made["channels"]), int(made["num_targets"]))
+    return LatentInfo(sizes, str(made["codec"]), dict(made["settings"]))
+
+
+def _text_info(metadata: Mapping[str, Any]) -> TextInfo | None:
+    if "text" not in metadata:
+        return None
+    recipe = metadata["text"]
+    shape = TextShape(*(int(recipe[field.name]) for field in dataclasses.fields(TextShape)))
+    encoder = f"{recipe['encoder']} {recipe['files_sha256'][:12]}"
+    return TextInfo(shape, encoder, int(metadata["num_captions"]))
 
 
 def fingerprint_of(metadata: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 import grain
 import numpy as np
 from absl import flags, logging
-from jaxtyping import Float32, Int32, UInt8, UInt16
+from jaxtyping import BFloat16, Float16, Float32, Int32, UInt8, UInt16
 
 from data_pipeline.dataset import (
     DatasetInfo,
@@ -52,6 +52,10 @@ Batch = dict[
     | Float32[np.ndarray, "b l"]
     | UInt8[np.ndarray, "b h w 3"]
     | UInt16[np.ndarray, "b h w"]
+    | BFloat16[np.ndarray, "b t d"]
+    | BFloat16[np.ndarray, "b p"]
+    | Float16[np.ndarray, "b ..."]
+    | Float32[np.ndarray, "b m 4"]
     | Int32[np.ndarray, "b"],
 ]
 
@@ -72,6 +76,7 @@ class LoaderConfig:
         weights: of the sources by name, relative to each other; a source with weight 0, or without,
             is left out. When None, what the dataset says, else the sources' numbers of scenes.
         on_bad_record: `raise`, or `skip`: take the next readable scene in its place.
+        text: bring the captions' embeddings, where the dataset has them.
     """
 
     path: Path
@@ -84,6 +89,7 @@ class LoaderConfig:
     max_layers: int | None = None
     weights: Mapping[str, float] | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
+    text: bool = False
 
     def __post_init__(self):
         check_int("global_batch_size", self.global_batch_size, 1, MAX_BATCH)
@@ -107,13 +113,19 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
     Raises:
         InvalidInput: as `make_loader`.
     """
-    scenes = open_split(config.path, config.split, config.max_layers)
+    scenes = open_split(config.path, config.split, config.max_layers, text=config.text)
     order = make_order(
         scenes.groups,
         config.global_batch_size,
         config.seed if config.shuffle else None,
         _weights(config, scenes),
     )
+    beside = {
+        "text": None if scenes.text is None else scenes.text.shape,
+        "latents": None if scenes.info.latents is None else scenes.info.latents.sizes,
+    }
+    shapes = tuple(dataclasses.replace(shape, **beside) for shape in order.shapes)
+    order = dataclasses.replace(order, shapes=shapes)
     # Sources whose scenes stand in one batch are filled up to one number of layers.
     layers = {(s.kind, s.height_px, s.width_px): s.max_layers for s in order.shapes}
 
@@ -210,8 +222,10 @@ def make_loader(
     Returns:
         Dictionaries of `layers` uint8 [b, l, h, w, 4], `layer_disparity` float32 [b, l, 3] and
         `layer_gain` float32 [b, l], or `image` uint8 [b, h, w, 3] and `disparity` uint16 [b, h, w]
-        (65535 is 1); and `scene_id` int32 [b], with b = the number of rows. A batch is of
-        one of `.shapes`. `.close()` ends its threads and processes.
+        (65535 is 1); and `scene_id` int32 [b], with b = the number of rows; where they are wanted
+        and there, `text` bfloat16 [b, t, d] and `pooled` bfloat16 [b, p]. Of latents: the arrays of
+        `latent_records`, stacked, and `scene_id`. A batch is of one of
+        `.shapes`. `.close()` ends its threads and processes.
 
     Raises:
         InvalidInput: a number out of range, weights that do not fit the sources, or as

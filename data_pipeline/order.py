@@ -24,8 +24,10 @@ from fractions import Fraction
 
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset import Group
+from data_pipeline.latent_records import LatentSizes
 from data_pipeline.permutation import permuted
 from data_pipeline.source import Kind
+from data_pipeline.text_encoder import TextShape
 from data_pipeline.turns import Schedule, make_schedule
 
 
@@ -39,6 +41,8 @@ class Shape:
         width_px: of the frames.
         max_layers: length of the layer axis, the most layers of its sources; 0 for photographs.
         share: of all batches.
+        text: sizes of the captions' embeddings; None where batches have none.
+        latents: sizes of latents; None where batches have none. Height and width are in cells.
     """
 
     kind: Kind
@@ -46,6 +50,8 @@ class Shape:
     width_px: int
     max_layers: int
     share: float
+    text: TextShape | None = None
+    latents: LatentSizes | None = None
 
     def __str__(self) -> str:
         layers = f", {self.max_layers} layers" if self.max_layers else ""

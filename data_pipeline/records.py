@@ -29,11 +29,18 @@ from data_pipeline.image_codecs import (
     encode_jpeg,
     encode_png,
 )
+from data_pipeline.latent_records import (
+    check_latents,
+    decode_latents,
+    encode_latents,
+    latent_features,
+)
 from data_pipeline.source import (
     KINDS,
     CameraExif,
     HiddenTruth,
     Kind,
+    LatentScene,
     LayeredScene,
     PhotoScene,
     Scene,
@@ -125,6 +132,10 @@ def encode_scene(scene: Scene, source: str, jpeg_quality: int | None = None) -> 
         source: name of the source that made it.
         jpeg_quality: store the photographs of a PhotoScene as JPEG; as PNG when None.
     """
+    provenance = json.dumps(dict(scene.provenance), sort_keys=True)
+    if isinstance(scene, LatentScene):
+        told = {"caption": scene.caption, "provenance": provenance, "source": source}
+        return told | {"latents": encode_latents(scene)}
     values = {
         "kind": kind_of(scene),
         "disparity": encode_png(np.zeros((1, 1), np.uint16)),
@@ -136,7 +147,7 @@ def encode_scene(scene: Scene, source: str, jpeg_quality: int | None = None) -> 
         "caption": scene.caption,
         "camera": np.full(len(_CAMERA_FIELDS), np.nan, np.float32),
         "hidden": np.full(3, np.nan, np.float32),
-        "provenance": json.dumps(dict(scene.provenance), sort_keys=True),
+        "provenance": provenance,
         "source": source,
     }
     if isinstance(scene, PhotoScene):
@@ -176,22 +187,29 @@ def _photo_values(scene: PhotoScene, jpeg_quality: int | None) -> dict[str, Any]
 
 def serialize_record(values: Mapping[str, Any]) -> bytes:
     """Return a record's bytes: always the same ones for the same values."""
-    description = features()
+    description = latent_features() if "latents" in values else features()
     serializer = ExampleSerializer(cast(Any, description.get_serialized_info()))
     example = serializer.get_tf_example(description.encode_example(dict(values)))
     return example.SerializeToString(deterministic=True)
 
 
-def parse_record(record: bytes) -> dict[str, Any]:
+def parse_record(record: bytes, kind: Kind = "layered") -> dict[str, Any]:
     """Return a record's feature values, frames still encoded, texts as bytes.
+
+    Args:
+        record: its bytes.
+        kind: of the scene; records of latents have features of their own.
 
     Raises:
         ValueError: the record is no such record.
     """
     skip = tfds.decode.SkipDecoding()
     try:
-        decoders = {"frames": skip, "disparity": skip}
-        values = cast(dict, features().deserialize_example_np(record, decoders=decoders))
+        if kind == "latents":
+            values = cast(dict, latent_features().deserialize_example_np(record))
+        else:
+            decoders = {"frames": skip, "disparity": skip}
+            values = cast(dict, features().deserialize_example_np(record, decoders=decoders))
     except Exception as error:
         # Whatever a damaged record makes the parsers raise: it is the record that is at fault.
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -214,11 +232,14 @@ def decode_scene(
 
     Returns:
         `layers` uint8 [l, h, w, 4], `layer_disparity` float32 [l, 3], `layer_gain` float32 [l]; or
-        `image` uint8 [h, w, 3], `disparity` uint16 [h, w] (65535 is 1).
+        `image` uint8 [h, w, 3], `disparity` uint16 [h, w] (65535 is 1); or the
+        arrays of `latent_records`.
 
     Raises:
         ValueError: a frame cannot be decoded, or something has another shape or is not finite.
     """
+    if kind == "latents":
+        return decode_latents(values, frame)
     if KINDS[values["kind"]] != kind:
         raise ValueError(f"its kind is {KINDS[values['kind']]}, not {kind}")
     if kind == "photographs":
@@ -275,6 +296,8 @@ def digest_scene(scene: Scene) -> bytes:
         value = getattr(scene, field.name)
         if isinstance(value, np.ndarray):
             digest.update(f"{field.name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+        elif isinstance(scene, LatentScene) and field.name == "values":
+            digest.update(encode_latents(scene))
         else:
             if isinstance(value, CameraExif | HiddenTruth):
                 value = dataclasses.asdict(value)
@@ -289,6 +312,9 @@ def check_scene(scene: Scene) -> None:
     Raises:
         ValueError: disparity or gain is not finite or out of range, or shapes disagree.
     """
+    if isinstance(scene, LatentScene):
+        check_latents(scene.values, scene.frame)
+        return
     if isinstance(scene, LayeredScene):
         count = len(scene.layers)
         _check("layer_disparity", scene.layer_disparity, (count, 3), np.float32)

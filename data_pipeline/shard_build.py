@@ -28,6 +28,8 @@ from data_pipeline.shards import (
     naming_failures,
 )
 from data_pipeline.source import SceneSource, check_int
+from data_pipeline.text_encoder import TextEncoder
+from data_pipeline.text_table import write_text
 
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.jsonl"
@@ -50,20 +52,27 @@ class Progress:
         total: candidates in all.
         dropped: of those done, dropped by a filter.
         damaged: of those done, that could not be made.
+        captions_done: different captions that are embedded, once all candidates are done.
+        captions_total: different captions in all; 0 until then.
     """
 
     done: int
     total: int
     dropped: int
     damaged: int
+    captions_done: int = 0
+    captions_total: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """How a dataset is written; but for `jpeg_quality` nothing here changes a scene.
 
+    The embeddings of captions are beside the scenes.
+
     Attributes:
         jpeg_quality: store photographs as JPEG of this quality, 1 to 100; as PNG when None.
+        text_encoder: embeds the captions; None for no embeddings.
         scenes_per_shard: candidates in a shard; by the number of candidates when None.
         max_damaged_share: the build fails when more of the candidates are damaged, 0 to 1.
         num_workers: processes that make scenes, 0 for none beside this one; when None, one a core.
@@ -73,6 +82,7 @@ class BuildOptions:
     """
 
     jpeg_quality: int | None = None
+    text_encoder: TextEncoder | None = None
     scenes_per_shard: int | None = None
     max_damaged_share: float = 0.05
     num_workers: int | None = None
@@ -117,16 +127,27 @@ def make_job(
     folder = os.fspath(work_dir)
     # A runner's processes may stand in another folder.
     folder = os.path.abspath(folder) if is_local(folder) else folder
-    return ShardJob(source, checked, sizes, options.jpeg_quality, folder)
+    return ShardJob(
+        source, checked, sizes, options.jpeg_quality, folder, _checked_encoder(options.text_encoder)
+    )
+
+
+def _checked_encoder(encoder: TextEncoder | None) -> TextEncoder | None:
+    # Scenes may take hours: what cannot be done after them is refused before.
+    if encoder is not None:
+        encoder.check()
+    return encoder
 
 
 def content_plan(job: ShardJob) -> dict[str, Any]:
-    """Return all that decides which scenes a job stores, as JSON values."""
-    plan = {
+    """Return all that decides what a job stores, as JSON values."""
+    plan: dict[str, Any] = {
         "recipe": job.source.recipe(),
         "jpeg_quality": job.jpeg_quality,
         "candidates": dict(job.counts),
     }
+    if job.text_encoder is not None:
+        plan["text"] = job.text_encoder.recipe()
     return json.loads(json.dumps(plan))
 
 
@@ -170,6 +191,8 @@ def make_shards(job: ShardJob, options: BuildOptions, overwrite: bool) -> Report
             )
         reports[key.split].append(report)
     _check_damaged(job, reports, options.max_damaged_share)
+    if job.text_encoder is not None:
+        write_text(job, reports, counter.on_captions)
     return reports
 
 
@@ -248,6 +271,14 @@ class _Counter:
         """Count whole shards."""
         done = [(len(job.indices(key)), r.skipped) for key, r in reports.items() if r is not None]
         self._advance(sum(n for n, _ in done), [s for _, skipped in done for s in skipped])
+
+    def on_captions(self, done: int, total: int) -> None:
+        """Say how many captions are embedded."""
+        self._progress = dataclasses.replace(
+            self._progress, captions_done=done, captions_total=total
+        )
+        if self._callback is not None:
+            self._callback(self._progress)
 
     def _advance(self, number: int, skipped: Sequence[SkippedCandidate]) -> None:
         damaged = sum(candidate.damaged for candidate in skipped)

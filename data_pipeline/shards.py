@@ -32,6 +32,7 @@ from data_pipeline.records import (
     serialize_record,
 )
 from data_pipeline.source import Kind, LayeredScene, Scene, SceneSource, SkippedScene, kind_of
+from data_pipeline.text_encoder import TextEncoder
 
 # Random access reads single records: each is a group of its own.
 WRITER_OPTIONS = "group_size:1"
@@ -49,6 +50,7 @@ class StoredScene:
         width_px: of its frame.
         num_layers: 0 for photographs.
         digest: SHA-256 of the scene, hexadecimal.
+        caption: of the scene.
     """
 
     kind: Kind
@@ -57,6 +59,7 @@ class StoredScene:
     width_px: int
     num_layers: int
     digest: str
+    caption: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,7 @@ class ShardJob:
         scenes_per_shard: candidates of every shard, by split; the last has the rest.
         jpeg_quality: store photographs as JPEG; as PNG when None.
         work_dir: the build's folder; any path or URL that etils' epath can write.
+        text_encoder: embeds the captions when the shards are made; None for no embeddings.
     """
 
     source: SceneSource
@@ -116,6 +120,7 @@ class ShardJob:
     scenes_per_shard: Mapping[str, int]
     jpeg_quality: int | None
     work_dir: str
+    text_encoder: TextEncoder | None = None
 
     def num_shards(self, split: str) -> int:
         """Return how many shards a split has."""
@@ -187,7 +192,7 @@ def make_shard(
     scenes: list[StoredScene] = []
     skipped: list[SkippedCandidate] = []
     shard = job.shard_path(key)
-    with _appearing_whole(job, shard) as temporary:
+    with appearing_whole(job, shard) as temporary:
         with naming_failures(shard):
             writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
         try:
@@ -205,7 +210,7 @@ def make_shard(
                 writer.close()
         num_bytes = temporary.stat().st_size
     report = ShardReport(num_bytes, tuple(scenes), tuple(skipped))
-    with _appearing_whole(job, job.sidecar_path(key)) as temporary, naming_failures(shard):
+    with appearing_whole(job, job.sidecar_path(key)) as temporary, naming_failures(shard):
         temporary.write_text(_sidecar(report))
     return report
 
@@ -247,11 +252,11 @@ def _make_candidate(
 def _stored(scene: Scene, name: str) -> StoredScene:
     num_layers = len(scene.layers) if isinstance(scene, LayeredScene) else 0
     digest = digest_scene(scene).hex()
-    return StoredScene(kind_of(scene), name, *scene.frame, num_layers, digest)
+    return StoredScene(kind_of(scene), name, *scene.frame, num_layers, digest, scene.caption)
 
 
 @contextlib.contextmanager
-def _appearing_whole(job: ShardJob, target: epath.Path) -> Iterator[Path]:
+def appearing_whole(job: ShardJob, target: epath.Path) -> Iterator[Path]:
     """Give a temporary local file that becomes `target` when the block ends without an error.
 
     Local targets are renamed to, which is atomic. To others (object stores) the whole file is

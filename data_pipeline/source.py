@@ -20,7 +20,8 @@ from jaxtyping import Float32, UInt8
 
 from bokeh_jax.errors import InvalidInput
 
-Kind = Literal["layered", "photographs"]
+Kind = Literal["layered", "photographs", "latents"]
+# Of scenes that are photographed in training; latents are photographs already.
 KINDS: tuple[Kind, ...] = ("layered", "photographs")
 
 # `eval_seen`: new scenes of what training has seen; `eval_heldout`: photographs that no training
@@ -115,7 +116,24 @@ class LayeredScene:
         return self.layers.shape[1], self.layers.shape[2]
 
 
-Scene = PhotoScene | LayeredScene
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LatentScene:
+    """Photographs of a scene as an autoencoder's latents (data_pipeline.latent_records).
+
+    Attributes:
+        values: arrays by name.
+        frame: height and width of the latents' grid, cells.
+        caption: what is seen; empty where unknown.
+        provenance: JSON values that name what the scene was made from.
+    """
+
+    values: Mapping[str, np.ndarray]
+    frame: tuple[int, int]
+    caption: str = ""
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Scene = PhotoScene | LayeredScene | LatentScene
 
 
 class SkippedScene(Exception):
@@ -170,6 +188,8 @@ class SceneSource(Protocol):
 
 def kind_of(scene: Scene) -> Kind:
     """The kind of a scene."""
+    if isinstance(scene, LatentScene):
+        return "latents"
     return "layered" if isinstance(scene, LayeredScene) else "photographs"
 
 

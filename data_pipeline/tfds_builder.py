@@ -15,6 +15,7 @@ from tensorflow_datasets.core.splits import SplitDict
 
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset import FORMAT_VERSION, Group, groups_file
+from data_pipeline.latent_records import latent_features
 from data_pipeline.locks import folder_lock
 from data_pipeline.records import DATASET_NAME, features
 from data_pipeline.shard_build import (
@@ -83,13 +84,15 @@ class RefocusScenes(FileReaderBuilder):
         super().__init__(file_format=array_record, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        # A source of latents says their sizes.
+        latents = getattr(getattr(self.builder_config, "source", None), "latents", None)
         return tfds.core.DatasetInfo(
             builder=self,
             description=(
                 "Scenes for learning control of focus and aperture: full RGBA layers with planes "
                 "of disparity, or photographs with disparity maps. Nearer is larger."
             ),
-            features=features(),
+            features=features() if latents is None else latent_features(),
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )
@@ -176,12 +179,15 @@ def describe_content(
         raise InvalidInput(
             f"all {sum(job.counts.values())} candidates are skipped; allowed: at least one scene"
         )
-    metadata = {
+    metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         **content_plan(job),
         "weights": source_weights(job.source),
         "splits": splits,
     }
+    if job.text_encoder is not None:
+        captions = {s.caption for reports_ in reports.values() for r in reports_ for s in r.scenes}
+        metadata["num_captions"] = len(captions)
     return metadata, indices
 
 

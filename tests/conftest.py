@@ -9,7 +9,7 @@ import jax
 import psutil
 import pytest
 
-pytest_plugins = ["tiny_experiment"]
+pytest_plugins = ["tiny_experiment", "random_runs"]
 
 MOST_BYTES_KEPT = 3 << 30
 CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"

@@ -208,7 +208,7 @@ def measure_real_step(config: ExperimentConfig, repeats: int) -> RealStep:
     make_state = jax.jit(lambda: create_state(config))
     gradients = jax.jit(lambda params: jax.tree.map(jnp.zeros_like, params))(make_state().params)
     calls = {
-        "step": _with_state(lambda s, b: train_step(s, b, config=config), make_state(), batch),
+        "step": _with_state(lambda s, b: train_step(s, {}, b, config=config), make_state(), batch),
         "simulation": _with_state(simulate, params, batch),
         "optimizer": _with_state(update, make_state(), gradients),
     }

@@ -31,7 +31,7 @@ _MATRIX_SIZE = 2048
 
 def make_model(setting: dict[str, Any]) -> Any:
     """The network of a setting."""
-    return diffusers.FluxTransformer2DModel(
+    return diffusers.FluxTransformer2DModel(  # pyright: ignore[reportPrivateImportUsage]
         patch_size=1,
         in_channels=setting["channels"],
         num_layers=setting["double"],

@@ -12,9 +12,9 @@ from etils import epath
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
-from bokeh_jax.training.checksums import leaves_by_name
 
 EXIT_DAMAGED = 1
 _PARTS = ("params", "ema", "opt_state")

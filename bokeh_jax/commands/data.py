@@ -16,7 +16,9 @@ from bokeh_jax.commands.data_sources import mixture_of
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.builder import BuildOptions, BuildSummary, build
 from data_pipeline.builder import Progress as BuildProgress
+from data_pipeline.dataset_folder import dataset_info
 from data_pipeline.demo_photo import demo_photo
+from data_pipeline.text_encoder import FluxTextEncoder
 
 # What shells give for SIGINT.
 _INTERRUPTED = 130
@@ -27,6 +29,7 @@ def build_dataset(arguments: argparse.Namespace) -> None:
     # Values that are refused are refused before anything is read or written.
     options = BuildOptions(
         jpeg_quality=arguments.jpeg_quality,
+        text_encoder=text_encoder_of(arguments),
         scenes_per_shard=arguments.scenes_per_shard,
         max_damaged_share=arguments.max_damaged_share,
         num_workers=arguments.workers,
@@ -47,6 +50,23 @@ def build_dataset(arguments: argparse.Namespace) -> None:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     print(_describe(summary))
+
+
+def text_encoder_of(arguments: argparse.Namespace) -> FluxTextEncoder | None:
+    """What `--text-encoder` and `--text-tokens` ask for.
+
+    Raises:
+        InvalidInput: a number of tokens out of range, or without an encoder.
+    """
+    if arguments.text_encoder is None:
+        if arguments.text_tokens is not None:
+            raise InvalidInput(
+                f"--text-tokens is {arguments.text_tokens}; allowed only with --text-encoder"
+            )
+        return None
+    if arguments.text_tokens is None:
+        return FluxTextEncoder(arguments.text_encoder)
+    return FluxTextEncoder(arguments.text_encoder, arguments.text_tokens)
 
 
 def _split_options(text: str) -> tuple[str, ...]:
@@ -77,6 +97,8 @@ def _progress_bar() -> Iterator[Callable[[BuildProgress], None]]:
         rate = (progress.done - at_start) / max(time.monotonic() - start, 1e-9)
         skipped = progress.dropped + progress.damaged
         note = f"{rate:.1f}/s" + (f", {skipped} skipped" if skipped else "")
+        if progress.captions_total:
+            note += f", captions {progress.captions_done}/{progress.captions_total}"
         bar.update(task, completed=progress.done, total=progress.total, note=note)
 
     with bar:
@@ -89,9 +111,10 @@ def _describe(summary: BuildSummary) -> str:
     for split, groups in summary.info.splits.items():
         parts = [f"{g.source} {g.width_px}x{g.height_px}: {g.num_scenes}" for g in groups]
         splits.append(f"{split} {summary.info.counts[split]} ({', '.join(parts)})")
+    text = f"{summary.info.text}; " if summary.info.text is not None else ""
     verb = "kept" if summary.reused else "built"
     return (
-        f"{verb} {summary.path}: {', '.join(splits)}; "
+        f"{verb} {summary.path}: {', '.join(splits)}; {text}"
         f"{summary.num_dropped} dropped, {summary.num_damaged} damaged, "
         f"{summary.num_bytes / 1e6:.1f} MB, fingerprint {summary.info.fingerprint[:12]}"
     )
@@ -116,6 +139,8 @@ def inspect_dataset(arguments: argparse.Namespace, overrides: list[str]) -> None
     )
     write_photo(arguments.out, Photo(sheet))
     print(f"contact sheet: {arguments.out}")
+    text = dataset_info(Path(config.data.path)).text
+    print(f"text: {text or 'captions without embeddings'}")
 
 
 def export_photo(folder: Path) -> None:

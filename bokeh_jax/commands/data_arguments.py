@@ -33,6 +33,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_content_arguments(parser.add_argument_group("scenes"))
     _add_photo_arguments(parser.add_argument_group("your photographs"))
+    add_text_arguments(parser.add_argument_group("captions"))
     _add_writing_arguments(parser.add_argument_group("writing"))
 
 
@@ -135,6 +136,24 @@ def _add_photo_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_text_arguments(group: argparse._ArgumentGroup) -> None:
+    """Arguments of builds that store captions' embeddings."""
+    group.add_argument(
+        "--text-encoder",
+        type=Path,
+        metavar="DIR",
+        help="store what a FLUX transformer is told of the captions: the folder of a FLUX pipeline "
+        "in diffusers' layout, of which text_encoder, text_encoder_2, tokenizer and tokenizer_2 "
+        "are read (extra interop)",
+    )
+    group.add_argument(
+        "--text-tokens",
+        type=int,
+        metavar="N",
+        help="tokens a caption is cut or padded to, 1 to 512; default: 128",
+    )
+
+
 def _add_writing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--jpeg-quality",
@@ -168,6 +187,19 @@ def _add_writing_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--overwrite", action="store_true", help="replace a dataset or a build of another recipe"
     )
+
+
+def add_latents_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `data latents`."""
+    parser.add_argument(
+        "--config", required=True, help="experiment: scenes, simulation, codec, its parameters"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the dataset")
+    parser.add_argument("--variants", type=int, default=4, metavar="N", help="of every scene")
+    parser.add_argument("--seed", type=int, default=0, help="of crops and cameras")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="made at once")
+    parser.add_argument("--overwrite", action="store_true", help="replace another dataset")
+    add_text_arguments(parser.add_argument_group("captions"))
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ def _print_memory(plan: StepPlan) -> None:
     memory = plan.memory
     parts = ", ".join(
         f"{name} {getattr(memory, name) / _GIB:.2f}"
-        for name in ("parameters", "optimizer", "ema", "batch", "temporaries", "program")
+        for name in ("parameters", "optimizer", "ema", "frozen", "batch", "temporaries", "program")
     )
     share = memory.total / memory.capacity
     print(

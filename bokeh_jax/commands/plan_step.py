@@ -44,7 +44,7 @@ class Memory:
     """Bytes of one chip's main memory.
 
     Attributes:
-        parameters, optimizer, ema, batch: by their shardings.
+        parameters, optimizer, ema, frozen, batch: by their shardings.
         temporaries: activations and all else that lives within a step, at the highest.
         program: the compiled code.
         total: the compiler's sum, tiles filled up.
@@ -54,6 +54,7 @@ class Memory:
     parameters: int
     optimizer: int
     ema: int
+    frozen: int
     batch: int
     temporaries: int
     program: int
@@ -159,15 +160,17 @@ def plan_step(
     check_plan(config, mesh)
     # Before the mesh is set: nothing can run on its chips, not even the making of a key.
     state = sharding.placed_state(config, mesh)
+    frozen = sharding.placed_frozen(config, mesh)
     batch = _batch(config, mesh, shape, simulation=simulation)
     with jax.set_mesh(mesh):
-        compiled, compile_seconds = _compiled(config, state, batch, topology)
+        compiled, compile_seconds = _compiled(config, state, frozen, batch, topology)
     if program is not None:
         program.write_text(compiled.as_text(), encoding="utf-8")
     frame = config.simulation.frame_of((shape.height_px, shape.width_px))
+    grid = config.grid_of((shape.height_px, shape.width_px))
     images = config.training.global_batch_size * config.simulation.cameras.num_targets
-    forward = refocus_forward_flops(config.model, *frame)
-    leaves = jax.tree.leaves(state.params)
+    forward = refocus_forward_flops(config.model, *grid)
+    leaves = jax.tree.leaves((state.params, frozen))
     return StepPlan(
         topology=topology,
         num_slices=num_slices,
@@ -182,7 +185,7 @@ def plan_step(
         attention=config.model.attention,
         num_parameters=sum(leaf.size for leaf in leaves),
         parameter_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
-        memory=_memory(state, batch, compiled.memory_analysis(), chip),
+        memory=_memory(state, frozen, batch, compiled.memory_analysis(), chip),
         model_flops=TRAINING_PASSES * images * forward / mesh.size,
         work=_work(compiled, mesh, chip),
         peak_flops_per_s=chip.flops_per_s,
@@ -190,11 +193,14 @@ def plan_step(
     )
 
 
-def _memory(state: TrainState, batch: dict[str, Any], analysis: Any, chip: Chip) -> Memory:
+def _memory(
+    state: TrainState, frozen: Any, batch: dict[str, Any], analysis: Any, chip: Chip
+) -> Memory:
     return Memory(
         parameters=bytes_a_device(state.params),
         optimizer=bytes_a_device(state.opt_state),
         ema=bytes_a_device(state.ema),
+        frozen=bytes_a_device(frozen),
         batch=bytes_a_device(batch),
         temporaries=analysis.temp_size_in_bytes,
         program=analysis.generated_code_size_in_bytes,
@@ -255,12 +261,12 @@ def _batch(
 
 
 def _compiled(
-    config: ExperimentConfig, state: TrainState, batch: Any, topology: str
+    config: ExperimentConfig, state: TrainState, frozen: Any, batch: Any, topology: str
 ) -> tuple[Any, float]:
     started = time.monotonic()
     try:
         with without_cache():
-            return compile_step(config, state, batch), time.monotonic() - started
+            return compile_step(config, state, frozen, batch), time.monotonic() - started
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -9,6 +9,7 @@ from bokeh_jax.evaluation.report import Picture, split_name, verdict, write_repo
 from bokeh_jax.evaluation.suite import BASELINES, METHODS, evaluate, summary
 from bokeh_jax.inference.photo_file import Photo, read_photo, write_photo
 from bokeh_jax.training import checkpoint
+from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.panels import grid
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 
@@ -23,7 +24,7 @@ def evaluate_workdir(
     step = checkpoint.existing_step(workdir, step)
     config = checkpoint.load_config(workdir, step)
     config = config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
-    results = evaluate(config, checkpoint.load_params(workdir, step, use_ema=use_ema))
+    results = evaluate(config, load_network(config, workdir, step, use_ema=use_ema))
     folder = workdir / EVALUATION_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:

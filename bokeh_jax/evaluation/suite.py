@@ -39,10 +39,12 @@ from bokeh_jax.simulation import (
     photograph_pairs,
     physics_guess,
 )
+from bokeh_jax.training.preflight import reads_text
 from bokeh_jax.training.rng import example_keys, step_key
 from data_pipeline.dataset import dataset_info, load_split
 
 PyTree = Any
+Told = dict[str, Any]
 METHODS = ("unchanged", "lens_blur", "lens_blur_known_camera", "model", "model_known_camera")
 # What each model is compared with: what could be done with the same knowledge, or less.
 BASELINES = {
@@ -95,13 +97,13 @@ def _to_display(values: jax.Array) -> jax.Array:
 
 
 def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]]:
-    """Jitted (params, scenes, cameras, keys) -> pictures of methods and truth.
+    """Jitted (params, scenes, cameras, keys, what is told) -> pictures of methods and truth.
 
     Pictures are [b, m, h, w, 3] in [0, 1]. Tasks differ in their cameras only, so they share it.
     """
 
     @jax.jit
-    def answer(params: PyTree, scenes: Scene, cameras: Cameras, keys: jax.Array):
+    def answer(params: PyTree, scenes: Scene, cameras: Cameras, keys: jax.Array, told: Told):
         max_radius_px = config.simulation.max_radius_px(scenes.disparity.shape[2])
         pairs = photograph_pairs(scenes, cameras, config.simulation)
         samples = {
@@ -112,7 +114,9 @@ def _make_answer(config: ExperimentConfig) -> Callable[..., dict[str, jax.Array]
                 model=config.model,
                 objective=config.objective,
                 max_radius_px=max_radius_px,
+                codec=config.codec,
                 reference_camera_given=known,
+                told=told,
                 **dataclasses.asdict(config.sampler),
             )
             for name, known in (("model", False), ("model_known_camera", True))
@@ -157,7 +161,8 @@ def _load_groups(config: ExperimentConfig, split: str) -> list[dict[str, np.ndar
         limit = -(-settings.num_scenes * group.num_scenes // total)
         count = min(limit, group.num_scenes) // settings.batch_size * settings.batch_size
         if count:
-            loaded.append(load_split(path, split, limit=count, group=index))
+            text = reads_text(config)
+            loaded.append(load_split(path, split, limit=count, group=index, text=text))
     if not loaded:
         largest = max(group.num_scenes for group in info.splits[split])
         raise InvalidInput(
@@ -180,16 +185,28 @@ def _answers(
     for start in range(0, len(keys), batch_size):
         rows = slice(start, start + batch_size)
         batch = {name: value[rows] for name, value in scenes.items()}
-        parts.append(jax.device_get(answer(params, *draw(batch, keys[rows]), keys[rows])))
+        told = {name: batch[name] for name in ("text", "pooled") if name in batch}
+        drawn = draw(batch, keys[rows])
+        parts.append(jax.device_get(answer(params, *drawn, keys[rows], told)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate(config: ExperimentConfig, params: PyTree) -> list[TaskResult]:
     """Runs every task on every split of `config.evaluation`.
 
+    Args:
+        config: the experiment.
+        params: of its whole network.
+
     Raises:
-        InvalidInput: the dataset lacks a split, or has too few scenes for one batch.
+        InvalidInput: the run trains something else than refocusing, the dataset lacks a split, or
+            has too few scenes for one batch.
     """
+    if config.task != "refocus":
+        raise InvalidInput(
+            f"run has task={config.task!r}; allowed: 'refocus' (of an autoencoder see "
+            "reconstruction_psnr_db in metrics.jsonl)"
+        )
     settings, results = config.evaluation, []
     answer = _make_answer(config)
     groups = {split: _load_groups(config, split) for split in settings.splits}

@@ -32,14 +32,17 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.lens_photo import PhotoSettings, photograph
 from bokeh_jax.inference.photo_file import resize
 from bokeh_jax.models import Conditions
+from bokeh_jax.models.codec import decode
 from bokeh_jax.objectives import (
     build_conditions,
+    encode_conditions,
     make_predictor,
     start_of_flow,
 )
 from bokeh_jax.optics import Aperture, Disc, Lens, srgb_to_linear
 from bokeh_jax.simulation import disparity_at
 from bokeh_jax.training import checkpoint
+from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.rng import example_keys, step_key
 
 PyTree = Any
@@ -146,11 +149,14 @@ class Refocuser:
         """Loads the newest (or the given) checkpoint of a run.
 
         Raises:
-            InvalidInput: no checkpoint there.
+            InvalidInput: no checkpoint there, or of another task, or the frozen parameters it was
+                trained with are not where its config says.
         """
         found = checkpoint.existing_step(workdir, step)
         config = checkpoint.load_config(workdir, found)
-        return cls(config, checkpoint.load_params(workdir, found, use_ema=use_ema), found)
+        if config.task != "refocus":
+            raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: 'refocus'")
+        return cls(config, load_network(config, workdir, found, use_ema=use_ema), found)
 
     def __call__(
         self,
@@ -187,7 +193,10 @@ class Refocuser:
         check_request(pixels, focus, blur, disparity)
         height_px, width_px, _ = pixels.shape
         size = working_size(
-            height_px, width_px, self.config.simulation.size_px, self.config.model.patch_size
+            height_px,
+            width_px,
+            self.config.simulation.size_px,
+            self.config.model.patch_size * self.config.codec.downsampling,
         )
         small = np.clip(resize(pixels, *size), 0.0, 1.0)
         known = np.zeros(size, np.float32) if disparity is None else disparity.astype(np.float32)
@@ -203,7 +212,9 @@ class Refocuser:
             max_radius_px=_radius_bound(blur, size[1]),
             guide=self.config.objective.guide,
         )
-        sample = self._sample(conditions, seed, num_steps, guidance_scale, on_step)
+        encoded = self._encoded(self.params, conditions)
+        latents = self._sample(encoded, seed, num_steps, guidance_scale, on_step)
+        sample = self._decoded(self.params, latents)
         full_resolution = disparity is not None and self.config.objective.guide
         if disparity is not None and full_resolution:
             correction = np.asarray(sample - conditions.guess)[0] / 2.0
@@ -212,6 +223,24 @@ class Refocuser:
         else:
             answer = resize(np.asarray(sample)[0] / 2.0 + 0.5, height_px, width_px)
         return Refocused(np.clip(answer, 0.0, 1.0), size, full_resolution)
+
+    @functools.cached_property
+    def _encoded(self) -> Callable[[PyTree, Conditions], Conditions]:
+        def encoded(params: PyTree, conditions: Conditions) -> Conditions:
+            config = self.config
+            return encode_conditions(
+                conditions,
+                conditions.reference,
+                params,
+                codec=config.codec,
+                guide=config.objective.guide,
+            )
+
+        return jax.jit(encoded)
+
+    @functools.cached_property
+    def _decoded(self) -> Callable[[PyTree, jax.Array], jax.Array]:
+        return jax.jit(functools.partial(decode, self.config.codec))
 
     def _sample(
         self,

@@ -19,133 +19,64 @@ A *single* block treats both as one sequence and runs attention and MLP side by 
 
 All W_M start at 0: with gates at 0, every block starts as the identity.
 
+*Condition* tokens, if any, are the last of the image's. They are modulated by an embedding of their
+own, c₀ in place of c, and their queries meet their own keys only:
+
+    (7) attention(q, k, v) = [attention(q_rest, k, v), attention(q_cond, k_cond, v_cond)]
+
+so nothing that happens to them depends on the other tokens or on c, and the k and v that the others
+see of them may be computed once and kept (`condition_cache.py`).
+
 Names of parameters are FLUX's. Where FLUX stores several matrices as one, they are kept apart, so
 that each can be cut along its own axis when a mesh divides the heads: `qkv` is [c, 3, h, d], and W₁
 and W₂ of (5) and (6) are `linear1_qkv`, `linear1_mlp` and `linear2_attn`, `linear2_mlp`.
 
 Every axis of a parameter has a name, and so have those of the activations between; what a name
 means on a mesh is the trainer's affair (`training/sharding_rules.py`).
+
+Low-rank adapters, where the config has them, belong to the linear layers (`linear.py`); those over
+both parts of W₂ are `linear2`.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from flax.linen import spmd
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from bokeh_jax.models.attention import attention
 from bokeh_jax.models.config import DiTConfig
+from bokeh_jax.models.linear import JoinedAdapters, Linear, constrain, linear, uniform_of_fans
 from bokeh_jax.models.rope import Rotation, apply_rope
 
 NORM_EPSILON = 1e-6
-# Of the products with weights, for rematerialisation, which may keep them.
-PRODUCT_NAME = "product"
+
+
+# Collection of flax variables: keys and values of condition tokens, by block.
+CACHE = "condition_cache"
 
 
 @struct.dataclass
 class BlockInputs:
-    """What all blocks share: time embedding `[b, hidden]` and the rotation of the sequence."""
+    """What all blocks share.
+
+    Attributes:
+        time_embedding: c, `[b, hidden]`.
+        rotation: of the sequence.
+        condition_embedding: c₀, the same for condition tokens; None where there are none.
+        num_condition: how many of the sequence's last tokens are condition tokens.
+    """
 
     time_embedding: Array
     rotation: Rotation
-
-
-class Linear(nn.Module):
-    """A linear layer over one or more axes at once, with the names of its kernel's axes.
-
-    flax's `DenseGeneral` starts its kernel flat and only then gives it its axes, so that a name
-    would have to stand for axes that are not there yet.
-
-    Attributes:
-        features: lengths of the axes going out.
-        axes: names of the kernel's axes, those coming in first.
-        dtype: of the product; parameters are float32.
-        num_in: how many of the input's last axes come in.
-        kernel_init: of the kernel as a matrix.
-        use_bias: whether a bias is added.
-    """
-
-    features: tuple[int, ...]
-    axes: tuple[str, ...]
-    dtype: Any
-    num_in: int
-    kernel_init: nn.initializers.Initializer
-    use_bias: bool
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Map the last axes of x."""
-        ends = x.shape[x.ndim - self.num_in :]
-        shape = (*ends, *self.features)
-
-        def matrix_init(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-            matrix = (math.prod(ends), math.prod(self.features))
-            return self.kernel_init(key, matrix, dtype).reshape(shape)
-
-        kernel: Any = self.param(
-            "kernel", nn.with_logical_partitioning(matrix_init, self.axes), shape, jnp.float32
-        )
-        contracted = (tuple(range(x.ndim - self.num_in, x.ndim)), tuple(range(self.num_in)))
-        # Gathered in the type of the product, layer by layer. Left to the partitioner, matrices
-        # cut over two mesh axes got wrong gradients (docs/results.md).
-        whole = (None if name == "embed" else name for name in self.axes)
-        kernel = constrain(kernel.astype(self.dtype), *whole)
-        out = jax.lax.dot_general(x.astype(self.dtype), kernel, (contracted, ((), ())))
-        names = (None if name == "embed" else name for name in self.axes[self.num_in :])
-        out = constrain(out, "batch", *("tokens",) * (x.ndim - self.num_in - 1), *names)
-        out = checkpoint_name(out, PRODUCT_NAME)
-        if not self.use_bias:
-            return out
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_in :])
-        bias: Any = self.param("bias", zeros, self.features, jnp.float32)
-        return out + bias.astype(self.dtype).reshape(*(1,) * (out.ndim - bias.ndim), *bias.shape)
-
-
-def linear(
-    features: int | tuple[int, ...],
-    axes: tuple[str, ...],
-    *,
-    dtype: Any,
-    num_in: int = 1,
-    kernel_init: nn.initializers.Initializer | None = None,
-    use_bias: bool = True,
-    name: str | None = None,
-) -> Linear:
-    """A linear layer as DiT starts it: Xavier-uniform kernel, zero bias; arguments as `Linear`."""
-    return Linear(
-        (features,) if isinstance(features, int) else features,
-        axes,
-        dtype=dtype,
-        num_in=num_in,
-        kernel_init=nn.initializers.xavier_uniform() if kernel_init is None else kernel_init,
-        use_bias=use_bias,
-        name=name,
-    )
-
-
-def uniform_of_fans(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
-    """Xavier-uniform of a matrix of these sizes, for a part of it that is stored apart."""
-    limit = math.sqrt(6.0 / (fan_in + fan_out))
-
-    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
-
-
-def constrain(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
-    """`x` with its axes named: nothing changes but where it lies, and only where rules say so."""
-    return spmd.with_logical_constraint(x, axes)  # pyright: ignore[reportReturnType]
+    condition_embedding: Array | None = None
+    num_condition: int = struct.field(pytree_node=False, default=0)
 
 
 def modulated_norm(
-    x: Float[Array, "b n c"], shift: Float[Array, "b 1 c"], scale: Float[Array, "b 1 c"]
+    x: Float[Array, "b n c"], shift: Float[Array, "b #n c"], scale: Float[Array, "b #n c"]
 ) -> Float[Array, "b n c"]:
     """Equation (1), computed in float32, in the type of x."""
     wide = x.astype(jnp.float32)
@@ -170,10 +101,23 @@ class Modulation(nn.Module):
             ("embed", "modulation"),
             dtype=self.config.compute_dtype,
             kernel_init=nn.initializers.zeros,
+            lora=self.config.lora.on("modulation"),
             name="lin",
         )
         vectors = constrain(lin(nn.silu(time_embedding)), "batch", "width")
         return jnp.split(vectors[:, None, :], self.num_chunks, axis=-1)
+
+
+def modulations(
+    modulation: Modulation, inputs: BlockInputs, num_tokens: int
+) -> list[Float[Array, "b #n c"]]:
+    """The chunks for a sequence of `num_tokens`: `[b, 1, c]`, or `[b, n, c]` with conditions."""
+    vectors = modulation(inputs.time_embedding)
+    if inputs.condition_embedding is None:
+        return vectors
+    own = modulation(inputs.condition_embedding)
+    is_condition = jnp.arange(num_tokens)[None, :, None] >= num_tokens - inputs.num_condition
+    return [jnp.where(is_condition, *pair) for pair in zip(own, vectors, strict=True)]
 
 
 class RMSNorm(nn.Module):
@@ -182,7 +126,8 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n h d"]) -> Float[Array, "b n h d"]:
         """Norm of each head's channels; the scale is shared by the heads."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        scale: Any = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        scale = scale.astype(jnp.float32)  # A frozen one may be bfloat16.
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         return wide * jax.lax.rsqrt(mean_square + NORM_EPSILON) * scale[None, None, None, :]
@@ -222,6 +167,41 @@ class StreamAttention(nn.Module):
         return self.proj(attended)
 
 
+class JointAttention(nn.Module):
+    """Attention of a sequence after the rotation of queries and keys; it has no parameters.
+
+    Where the collection `CACHE` may be written, the sequence's keys and values are kept there;
+    where it is given, what it holds joins the sequence's as keys and values of condition tokens.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b n h d"],
+        key: Float[Array, "b n h d"],
+        value: Float[Array, "b n h d"],
+        inputs: BlockInputs,
+    ) -> Float[Array, "b n h d"]:
+        """Attention of normed float32 queries and keys, in the compute type: equation (7)."""
+        dtype = jnp.dtype(self.config.compute_dtype)
+        query, key = (apply_rope(x, inputs.rotation).astype(dtype) for x in (query, key))
+        if self.is_mutable_collection(CACHE) and not self.is_initializing():
+            self.put_variable(CACHE, "key", key)
+            self.put_variable(CACHE, "value", value)
+        elif self.has_variable(CACHE, "key"):
+            key = jnp.concatenate((key, self.get_variable(CACHE, "key")), axis=1)
+            value = jnp.concatenate((value, self.get_variable(CACHE, "value")), axis=1)
+        kernel = self.config.attention
+        if not inputs.num_condition:
+            return attention(query, key, value, kernel)
+        rest = query.shape[1] - inputs.num_condition
+        seeing_all = attention(query[:, :rest], key, value, kernel)
+        conditions = attention(query[:, rest:], key[:, rest:], value[:, rest:], kernel)
+        return jnp.concatenate((seeing_all, conditions), axis=1)
+
+
 class MLP(nn.Module):
     """Two linear layers with the tanh form of GELU between."""
 
@@ -244,10 +224,9 @@ class DoubleBlock(nn.Module):
         self, streams: tuple[Float[Array, "b n c"], Float[Array, "b t c"]], inputs: BlockInputs
     ) -> tuple[tuple[Float[Array, "b n c"], Float[Array, "b t c"]], None]:
         """One block; the second result is the scan's unused output."""
-        image, context = streams
-        config, embedding = self.config, inputs.time_embedding
-        image_mod = Modulation(config, 6, name="img_mod")(embedding)
-        context_mod = Modulation(config, 6, name="txt_mod")(embedding)
+        (image, context), config = streams, self.config
+        image_mod = modulations(Modulation(config, 6, name="img_mod"), inputs, image.shape[1])
+        context_mod = Modulation(config, 6, name="txt_mod")(inputs.time_embedding)
         image_attn = StreamAttention(config, name="img_attn")
         context_attn = StreamAttention(config, name="txt_attn")
 
@@ -256,7 +235,7 @@ class DoubleBlock(nn.Module):
         query, key, value = (
             jnp.concatenate(pair, axis=1) for pair in zip(context_heads, image_heads, strict=True)
         )
-        attended = rotated_attention(query, key, value, inputs.rotation, config)
+        attended = JointAttention(config, name="attention")(query, key, value, inputs)
         num_context = context.shape[1]
         context = context + context_mod[2] * context_attn.out(attended[:, :num_context])
         image = image + image_mod[2] * image_attn.out(attended[:, num_context:])
@@ -279,17 +258,23 @@ class SingleBlock(nn.Module):
     ) -> tuple[Float[Array, "b n c"], None]:
         """One block; the second result is the scan's unused output."""
         config = self.config
-        shift, scale, gate = Modulation(config, 3, name="modulation")(inputs.time_embedding)
+        modulation = Modulation(config, 3, name="modulation")
+        shift, scale, gate = modulations(modulation, inputs, tokens.shape[1])
         normed = modulated_norm(tokens, shift, scale)
         # Both start as parts of FLUX's fused matrices do.
         first = uniform_of_fans(config.hidden_dim, 3 * config.hidden_dim + config.mlp_dim)
         last = uniform_of_fans(config.hidden_dim + config.mlp_dim, config.hidden_dim)
         query, key, value = split_heads(heads_in(config, first, name="linear1_qkv")(normed))
         query, key = QKNorm(name="norm")(query, key)
-        attended = rotated_attention(query, key, value, inputs.rotation, config)
+        attended = JointAttention(config, name="attention")(query, key, value, inputs)
         hidden = nn.gelu(mlp_in(config, first, name="linear1_mlp")(normed))
-        out = heads_out(config, last, name="linear2_attn")(attended)
-        out += mlp_out(config, last, use_bias=False, name="linear2_mlp")(hidden)
+        out = heads_out(config, last, adapted=False, name="linear2_attn")(attended)
+        out += mlp_out(config, last, use_bias=False, adapted=False, name="linear2_mlp")(hidden)
+        if (lora := config.lora.on("attention", "mlp")) is not None:
+            adapters = JoinedAdapters(
+                lora, config.hidden_dim, "embed", config.compute_dtype, name="linear2"
+            )
+            out += adapters({"attn": (attended, ("heads", "head_dim")), "mlp": (hidden, ("mlp",))})
         return constrain(tokens + gate * out, "batch", "tokens", "width"), None
 
 
@@ -302,12 +287,17 @@ def heads_in(
         ("embed", "qkv", "heads", "head_dim"),
         dtype=config.compute_dtype,
         kernel_init=init,
+        lora=config.lora.on("attention"),
         name=name,
     )
 
 
 def heads_out(
-    config: DiTConfig, init: nn.initializers.Initializer | None = None, name: str | None = None
+    config: DiTConfig,
+    init: nn.initializers.Initializer | None = None,
+    *,
+    adapted: bool = True,
+    name: str | None = None,
 ) -> Linear:
     """From all heads back to channels: [b, n, h, d] to [b, n, c]."""
     return linear(
@@ -316,6 +306,7 @@ def heads_out(
         dtype=config.compute_dtype,
         num_in=2,
         kernel_init=init,
+        lora=config.lora.on("attention") if adapted else None,
         name=name,
     )
 
@@ -324,8 +315,14 @@ def mlp_in(
     config: DiTConfig, init: nn.initializers.Initializer | None = None, name: str | None = None
 ) -> Linear:
     """The first layer of an MLP."""
-    axes = ("embed", "mlp")
-    return linear(config.mlp_dim, axes, dtype=config.compute_dtype, kernel_init=init, name=name)
+    return linear(
+        config.mlp_dim,
+        ("embed", "mlp"),
+        dtype=config.compute_dtype,
+        kernel_init=init,
+        lora=config.lora.on("mlp"),
+        name=name,
+    )
 
 
 def mlp_out(
@@ -333,6 +330,7 @@ def mlp_out(
     init: nn.initializers.Initializer | None = None,
     *,
     use_bias: bool = True,
+    adapted: bool = True,
     name: str | None = None,
 ) -> Linear:
     """The second layer of an MLP."""
@@ -342,6 +340,7 @@ def mlp_out(
         dtype=config.compute_dtype,
         kernel_init=init,
         use_bias=use_bias,
+        lora=config.lora.on("mlp") if adapted else None,
         name=name,
     )
 
@@ -351,16 +350,3 @@ def split_heads(
 ) -> tuple[Float[Array, "b n h d"], Float[Array, "b n h d"], Float[Array, "b n h d"]]:
     """Queries, keys and values of a fused projection."""
     return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-
-
-def rotated_attention(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b n h d"],
-    value: Float[Array, "b n h d"],
-    rotation: Rotation,
-    config: DiTConfig,
-) -> Float[Array, "b n h d"]:
-    """Attention of normed float32 queries and keys after their rotation, in the compute type."""
-    dtype = jnp.dtype(config.compute_dtype)
-    query, key = (apply_rope(x, rotation).astype(dtype) for x in (query, key))
-    return attention(query, key, value, config.attention)

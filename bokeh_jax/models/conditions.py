@@ -8,8 +8,10 @@ it, so that the output cannot depend on what stands in its place:
     disparity_given         focus_disparity, both defocus maps and the guess
     reference_camera_given  the reference's defocus
 
-A cut guess is the reference; a cut map is zero. The numbers of a camera enter as Fourier features
-(Tancik et al. 2020, with octaves as frequencies):
+A cut guess is the reference; a cut map is zero. The images are in the values that the network works
+in, sRGB-encoded in [-1, 1] or latents; the maps have their height and width.
+
+The numbers of a camera enter as Fourier features (Tancik et al. 2020, with octaves as frequencies):
 
     (1) γ(u) = [u, cos 2π f_j u, sin 2π f_j u],   f_j = 2^(j−1),  j = 0 … 7
 """
@@ -22,8 +24,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from bokeh_jax.models.blocks import linear
+from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.config import DiTConfig
+from bokeh_jax.models.linear import linear
 from bokeh_jax.pytree import pytree_dataclass
 
 # A wide aperture blurs by about 5 % of the width: radii and K over the width come to unit order.
@@ -38,7 +41,7 @@ class Conditions:
     """Conditions of a batch; every array float32, flags 0 or 1.
 
     Attributes:
-        reference: The photograph to refocus, sRGB-encoded in [-1, 1].
+        reference: The photograph to refocus.
         guess: A first rendering of the target from the reference and its disparity, same values.
         target_defocus: Signed radius of the wanted blur over the image's width.
         reference_defocus: Signed radius of the blur that the reference has, over the width.
@@ -48,11 +51,12 @@ class Conditions:
         focus_disparity: Disparity there.
         blur: Blur per unit of disparity over the width, K / width.
         camera_given: Whether the wanted camera is known.
-        text: Text tokens, or None where the model takes none.
+        text: Text tokens; None for none.
+        pooled: Pooled text embedding; None for none.
     """
 
-    reference: Float[Array, "b h w 3"]
-    guess: Float[Array, "b h w 3"]
+    reference: Float[Array, "b h w c"]
+    guess: Float[Array, "b h w c"]
     target_defocus: Float[Array, "b h w"]
     reference_defocus: Float[Array, "b h w"]
     disparity_given: Float[Array, " b"]
@@ -62,10 +66,14 @@ class Conditions:
     blur: Float[Array, " b"]
     camera_given: Float[Array, " b"]
     text: Float[Array, "b t d"] | None = None
+    pooled: Float[Array, "b p"] | None = None
 
     @classmethod
     def of_reference(
-        cls, reference: Float[Array, "b h w 3"], text: Float[Array, "b t d"] | None = None
+        cls,
+        reference: Float[Array, "b h w c"],
+        text: Float[Array, "b t d"] | None = None,
+        pooled: Float[Array, "b p"] | None = None,
     ) -> "Conditions":
         """Nothing known but the reference (and the text)."""
         maps = jnp.zeros(reference.shape[:3], reference.dtype)
@@ -82,15 +90,16 @@ class Conditions:
             blur=scalars,
             camera_given=scalars,
             text=text,
+            pooled=pooled,
         )
 
     def without_camera(self) -> "Conditions":
         """The unconditional side of guidance: reference and text only, all flags 0."""
-        return Conditions.of_reference(self.reference, self.text)
+        return Conditions.of_reference(self.reference, self.text, self.pooled)
 
     def without_disparity(self) -> "Conditions":
         """The camera is known as a point and a blur, the scene's depth is not."""
-        nothing = Conditions.of_reference(self.reference, self.text)
+        nothing = self.without_camera()
         return replace(
             nothing,
             focus_point=self.focus_point,
@@ -112,6 +121,19 @@ class Conditions:
             focus_disparity=_where_given(focus_given, self.focus_disparity),
             blur=_where_given(self.camera_given, self.blur),
         )
+
+
+@pytree_dataclass
+class TextOnly:
+    """What a network of text alone is told: no reference, no camera, and no tokens for them.
+
+    Attributes:
+        text: Text tokens; None for none.
+        pooled: Pooled text embedding; None for none.
+    """
+
+    text: Float[Array, "b t d"] | None = None
+    pooled: Float[Array, "b p"] | None = None
 
 
 def fourier_features(values: Float[Array, "b k"]) -> Float[Array, "b features"]:
@@ -136,7 +158,11 @@ class CameraTokens(nn.Module):
     def __call__(self, visible: Conditions) -> Float[Array, "b 4 c"]:
         """Tokens of conditions that went through `Conditions.visible`."""
         config = self.config
-        camera_given = visible.camera_given
+        camera_given, point = visible.camera_given, visible.focus_point
+        if point is None:
+            raise InvalidInput(
+                "focus_point is None; allowed: an array, where a camera is asked for"
+            )
         focus_given = camera_given * visible.disparity_given
         values = {
             "focus_point": (visible.focus_point, camera_given),
@@ -172,12 +198,16 @@ def _where_given(
     return jnp.where(mask, value, jnp.broadcast_to(otherwise, value.shape))
 
 
-def check_text(text: jax.Array | None, text_dim: int | None) -> str | None:
-    """What is wrong with a batch's text for a model of this `text_dim`; None where it fits."""
+def check_text(name: str, text: jax.Array | None, features: int | None) -> None:
+    """Whether `text` or `pooled` of a batch suits a model that takes so many features of it.
+
+    Raises:
+        InvalidInput: it does not.
+    """
     if text is None:
-        return None if text_dim is None else f"text is None; allowed: tokens of {text_dim} features"
-    if text_dim is None:
-        return f"text has shape {text.shape}; allowed: None, as text_dim is None"
-    if text.shape[-1] != text_dim:
-        return f"text has {text.shape[-1]} features; allowed: text_dim {text_dim}"
-    return None
+        return
+    field = f"{name}_dim is {features}"
+    if features is None:
+        raise InvalidInput(f"{name} has shape {text.shape}; allowed: None, as {field}")
+    if text.shape[-1] != features:
+        raise InvalidInput(f"{name} has {text.shape[-1]} features; allowed: {features}, as {field}")

@@ -1,6 +1,7 @@
 """The numbers that define a diffusion transformer, checked where they are written down."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,70 @@ ComputeDtype = Literal["bfloat16", "float32"]
 Remat = Literal["none", "full", "dots"]
 COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("bfloat16", "float32")
 REMATS: tuple[Remat, ...] = ("none", "full", "dots")
+LoraTarget = Literal["attention", "mlp", "modulation", "embedders"]
+LORA_TARGETS: tuple[LoraTarget, ...] = ("attention", "mlp", "modulation", "embedders")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise InvalidInput where an integer setting is too small."""
+    if value < least:
+        raise InvalidInput(f"{name} is {value}; allowed: {least} or more")
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise InvalidInput where a setting is not one of its names."""
+    if value not in allowed:
+        raise InvalidInput(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the transformer's linear layers: W + (alpha / rank) B A, `linear.py`.
+
+    Attributes:
+        rank: Rows of A and columns of B; 0 for no adapters.
+        alpha: Scale of the product times the rank; None for `rank`, a scale of 1.
+        targets: Layers that have adapters, in groups:
+            'attention': queries, keys, values and output of both block kinds;
+            'mlp': both layers of the MLPs of both block kinds;
+            'modulation': the modulations of all blocks and of the final layer;
+            'embedders': the layers in (tokens, context, time, guidance, pooled text) and out.
+            A single block's output, which FLUX has as one matrix over attention and MLP, has its
+            adapters with either of the two.
+        adapters: Their names. All have this rank and scale; their products are summed.
+
+    Raises:
+        InvalidInput: naming the field, its value and what is allowed.
+    """
+
+    rank: int = 0
+    alpha: float | None = None
+    targets: tuple[LoraTarget, ...] = ("attention", "mlp")
+    adapters: tuple[str, ...] = ("default",)
+
+    def __post_init__(self) -> None:
+        check_at_least("lora.rank", self.rank, 0)
+        if self.alpha is not None and not (self.alpha > 0 and math.isfinite(self.alpha)):
+            raise InvalidInput(f"lora.alpha is {self.alpha}; allowed: more than 0, or None")
+        for target in self.targets:
+            check_choice("lora.targets", target, LORA_TARGETS)
+        for name in self.adapters:
+            # A part of tensors' names, where dots part modules.
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise InvalidInput(f"lora.adapters has {name!r}; allowed: letters, digits, _ and -")
+        for field in ("targets", "adapters"):
+            names = getattr(self, field)
+            if not names or len(set(names)) < len(names):
+                raise InvalidInput(f"lora.{field} is {names}; allowed: one or more, all different")
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank; 1 without adapters."""
+        return 1.0 if self.alpha is None or not self.rank else self.alpha / self.rank
+
+    def on(self, *targets: LoraTarget) -> "LoraConfig | None":
+        """The adapters of a layer that belongs to these groups; None where it has none."""
+        return self if self.rank and set(targets) & set(self.targets) else None
 
 
 @dataclass(frozen=True)
@@ -39,6 +104,7 @@ class DiTConfig:
         attention: The program of the attention: `attention.py` says what each is for.
         scan_blocks: Compile one block of each kind and loop, instead of all of them in a row. The
             parameters are the same, stacked along their first axis.
+        lora: Adapters.
 
     Raises:
         InvalidInput: naming the field, its value and what is allowed.
@@ -60,6 +126,7 @@ class DiTConfig:
     remat: Remat = "none"
     attention: AttentionKernel = "xla"
     scan_blocks: bool = True
+    lora: LoraConfig = LoraConfig()
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "hidden_dim", "num_heads"):
@@ -120,15 +187,3 @@ class DiTConfig:
             guidance_embed=True,
             remat="full",
         )
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise InvalidInput where an integer setting is too small."""
-    if value < least:
-        raise InvalidInput(f"{name} is {value}; allowed: {least} or more")
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise InvalidInput where a setting is not one of its names."""
-    if value not in allowed:
-        raise InvalidInput(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

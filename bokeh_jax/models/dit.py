@@ -10,10 +10,15 @@ with the sinusoids of Vaswani et al. 2017 at 1000 t, cosines first:
 
     s(t)_i = cos(1000 t ω_i),  s(t)_(i+128) = sin(1000 t ω_i),   ω_i = 10000^(−i/128), i < 128
 
+The last image tokens may be *condition* tokens (`blocks`, equation (7)): with c₀ the embedding at
+time 0, where an image of the flow is clean.
+
 Start values are DiT's (Peebles and Xie 2023): Xavier-uniform kernels and zero biases, normal(0.02)
 in the embedders' MLPs, zero in all modulations and in W_out, so that the first output is 0.
 """
 
+import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,15 +30,14 @@ from jaxtyping import Array, Float, Int
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.attention import ATTENTION_NAME
 from bokeh_jax.models.blocks import (
-    PRODUCT_NAME,
+    CACHE,
     BlockInputs,
     DoubleBlock,
     SingleBlock,
-    constrain,
-    linear,
     modulated_norm,
 )
 from bokeh_jax.models.config import DiTConfig
+from bokeh_jax.models.linear import PRODUCT_NAME, Linear, constrain, linear
 from bokeh_jax.models.rope import rope_rotation
 
 TIME_EMBEDDING_DIM = 256
@@ -51,7 +55,9 @@ def sinusoidal_embedding(
 ) -> Float[Array, "b dim"]:
     """s(values): cosines, then sines, float32. `values` are times in [0, 1] or guidance scales."""
     half = dim // 2
-    frequency = TIME_MAX_PERIOD ** (-np.arange(half, dtype=np.float64) / half)
+    # The exponent is rounded as FLUX rounds it: at 1000 t that moves an embedding by up to 1e-4.
+    exponent = np.float32(-math.log(TIME_MAX_PERIOD)) * np.arange(half, dtype=np.float32) / half
+    frequency = np.exp(exponent.astype(np.float64))
     scaled = TIME_SCALE * values.astype(jnp.float32)
     angle = scaled[:, None] * jnp.asarray(frequency[None, :], jnp.float32)
     return jnp.concatenate((jnp.cos(angle), jnp.sin(angle)), axis=-1)
@@ -66,10 +72,14 @@ class Embedder(nn.Module):
     def __call__(self, x: Float[Array, "b p"]) -> Float[Array, "b c"]:
         """Embed the features."""
         init, dtype = nn.initializers.normal(0.02), self.config.compute_dtype
-        width = self.config.hidden_dim
-        first = linear(width, ("features", "embed"), dtype=dtype, kernel_init=init, name="in_layer")
-        second = linear(width, ("embed", "width"), dtype=dtype, kernel_init=init, name="out_layer")
-        return second(nn.silu(first(x)))
+        lora = self.config.lora.on("embedders")
+
+        def layer(axes: tuple[str, str], name: str) -> Linear:
+            width = self.config.hidden_dim
+            return linear(width, axes, dtype=dtype, kernel_init=init, lora=lora, name=name)
+
+        hidden = nn.silu(layer(("features", "embed"), "in_layer")(x))
+        return layer(("embed", "width"), "out_layer")(hidden)
 
 
 class FinalLayer(nn.Module):
@@ -91,6 +101,7 @@ class FinalLayer(nn.Module):
             ("embed", "modulation"),
             dtype=config.compute_dtype,
             kernel_init=zeros,
+            lora=config.lora.on("modulation"),
             name="adaLN_modulation",
         )
         shift, scale = jnp.split(modulation(nn.silu(time_embedding))[:, None, :], 2, axis=-1)
@@ -100,6 +111,7 @@ class FinalLayer(nn.Module):
             ("embed", "features"),
             dtype=jnp.float32,
             kernel_init=zeros,
+            lora=config.lora.on("embedders"),
             name="linear",
         )
         return out(normed)
@@ -126,6 +138,8 @@ class DiT(nn.Module):
         pooled: Float[Array, "b p"] | None = None,
         guidance: Float[Array, " b"] | None = None,
         hidden_context: Float[Array, "b e hidden"] | None = None,
+        hidden_image: Float[Array, "b n hidden"] | None = None,
+        num_condition: int = 0,
     ) -> Float[Array, "b n out"]:
         """Map image tokens to outputs, float32.
 
@@ -138,6 +152,8 @@ class DiT(nn.Module):
             pooled: Pooled text embedding, where the config has `pooled_dim`.
             guidance: Guidance scale of a distilled model, where the config has `guidance_embed`.
             hidden_context: More context, at `hidden_dim` already.
+            hidden_image: Added to the image tokens when these are at `hidden_dim`.
+            num_condition: How many of the last image tokens see themselves only, at time 0.
 
         Raises:
             InvalidInput: where an optional input and the config disagree.
@@ -148,20 +164,19 @@ class DiT(nn.Module):
         _check_optional("guidance", guidance, "guidance_embed", config.guidance_embed or None)
         dtype = jnp.dtype(config.compute_dtype)
 
-        embedding = Embedder(config, name="time_in")(sinusoidal_embedding(time))
-        if guidance is not None:
-            features = sinusoidal_embedding(guidance)
-            embedding = embedding + Embedder(config, name="guidance_in")(features)
-        if pooled is not None:
-            embedding = embedding + Embedder(config, name="vector_in")(pooled)
-
-        image = linear(config.hidden_dim, ("features", "embed"), dtype=dtype, name="img_in")(
-            image_tokens
+        tokens_in = partial(
+            linear,
+            config.hidden_dim,
+            ("features", "embed"),
+            dtype=dtype,
+            lora=config.lora.on("embedders"),
         )
+        image = tokens_in(name="img_in")(image_tokens)
+        if hidden_image is not None:
+            image = image + hidden_image.astype(dtype)
         parts = [] if hidden_context is None else [hidden_context.astype(dtype)]
         if context_tokens is not None:
-            text_in = linear(config.hidden_dim, ("features", "embed"), dtype=dtype, name="txt_in")
-            parts.insert(0, text_in(context_tokens))
+            parts.insert(0, tokens_in(name="txt_in")(context_tokens))
         if not parts:
             raise InvalidInput("context is empty; allowed: context_tokens, hidden_context or both")
         context = jnp.concatenate(parts, axis=1)
@@ -169,8 +184,29 @@ class DiT(nn.Module):
         ids = jnp.concatenate((context_ids, image_ids), axis=1)
         rotation = rope_rotation(ids, config.rope_axes_dim, config.rope_theta)
         image, context = (constrain(x, "batch", "tokens", "width") for x in (image, context))
-        image = _run_blocks(config, image, context, BlockInputs(embedding, rotation))
+        times = (time, jnp.zeros_like(time)) if num_condition else (time,)
+        embedding, *own = _time_embeddings(config, times, pooled, guidance)
+        inputs = BlockInputs(embedding, rotation, own[0] if own else None, num_condition)
+        image = _run_blocks(config, image, context, inputs)
         return FinalLayer(config, name="final_layer")(image, embedding)
+
+
+def _time_embeddings(
+    config: DiTConfig,
+    times: tuple[Float[Array, " b"], ...],
+    pooled: Float[Array, "b p"] | None,
+    guidance: Float[Array, " b"] | None,
+) -> list[Float[Array, "b c"]]:
+    """c of each of the times."""
+    time_in = Embedder(config, name="time_in")
+    embeddings = [time_in(sinusoidal_embedding(time)) for time in times]
+    if guidance is not None:
+        added = Embedder(config, name="guidance_in")(sinusoidal_embedding(guidance))
+        embeddings = [embedding + added for embedding in embeddings]
+    if pooled is not None:
+        added = Embedder(config, name="vector_in")(pooled)
+        embeddings = [embedding + added for embedding in embeddings]
+    return embeddings
 
 
 def _run_blocks(
@@ -200,7 +236,7 @@ def _repeated(block: type[nn.Module], config: DiTConfig, length: int) -> Any:
         )
     return nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, CACHE: 0},
         split_rngs={"params": True},
         metadata_params={nn.PARTITION_NAME: "layers"},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]

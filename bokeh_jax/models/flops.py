@@ -8,6 +8,14 @@ context), width c and MLP width f, one block forward is
     (3) MLP                         2 T · 2 c f
     (4) modulation                  2 · k c² an example, k = 12 (double) or 3 (single)
 
+Of the T tokens R may be condition tokens, who see themselves only (`condition_cache.py`). Then
+
+    (2') attention, logits and sum  2 · 2 ((T − R) T + R²) c
+    (4') modulation                 with k = 18 or 6: the images' once more, for them
+
+and a step with the cache lacks their part of (1), (3) and the input layer, R² of (2'), and the rest
+of (4'); that is what the cache costs.
+
 Embeddings, the output layer and what is no product (norms, softmax, the lens blur) are left out or
 added where named; so are the products that rematerialisation repeats: this is what the model needs,
 not what a machine does. The backward pass is twice the forward one (Kaplan et al. 2020, PaLM's
@@ -21,12 +29,28 @@ from bokeh_jax.models.refocus_dit import RefocusConfig
 TRAINING_PASSES = 3
 
 
-def dit_forward_flops(config: DiTConfig, num_image_tokens: int, num_context_tokens: int) -> float:
-    """Equations (1) to (4) over all blocks, and the projections in and out, for one example."""
+def dit_forward_flops(
+    config: DiTConfig,
+    num_image_tokens: int,
+    num_context_tokens: int,
+    num_condition_tokens: int = 0,
+    num_cached_tokens: int = 0,
+) -> float:
+    """Equations (1) to (4) over all blocks, and the projections in and out, for one example.
+
+    Args:
+        config: The transformer.
+        num_image_tokens: N, the condition tokens that are computed among them.
+        num_context_tokens: C.
+        num_condition_tokens: R.
+        num_cached_tokens: Condition tokens besides, of which keys and values are given.
+    """
     tokens, c, f = num_image_tokens + num_context_tokens, config.hidden_dim, config.mlp_dim
-    block = 2 * tokens * (4 * c**2 + 2 * c * f) + 4 * tokens**2 * c
-    blocks = config.num_double_blocks * (block + 24 * c**2)
-    blocks += config.num_single_blocks * (block + 6 * c**2)
+    own = num_condition_tokens
+    pairs = (tokens - own) * (tokens + num_cached_tokens) + own**2
+    block = 2 * tokens * (4 * c**2 + 2 * c * f) + 4 * pairs * c
+    blocks = config.num_double_blocks * (block + (36 if own else 24) * c**2)
+    blocks += config.num_single_blocks * (block + (12 if own else 6) * c**2)
     ends = 2 * num_image_tokens * c * (config.in_channels + config.out_channels)
     if config.context_dim is not None:
         ends += 2 * num_context_tokens * c * config.context_dim
@@ -34,11 +58,21 @@ def dit_forward_flops(config: DiTConfig, num_image_tokens: int, num_context_toke
 
 
 def refocus_forward_flops(
-    config: RefocusConfig, height_px: int, width_px: int, num_text_tokens: int = 0
+    config: RefocusConfig,
+    height_px: int,
+    width_px: int,
+    num_text_tokens: int = 0,
+    *,
+    cached: bool = False,
 ) -> float:
-    """One evaluation of the refocusing network on one image."""
+    """One evaluation of the refocusing network on one image; with a condition cache or without."""
     patches = height_px * width_px // config.patch_size**2
     streams = 1 if config.reference_as == "channels" else 2 + config.guess_tokens
+    own = (streams - 1) * patches if config.reference_sees == "itself" else 0
     return dit_forward_flops(
-        config.dit_config(), streams * patches, num_text_tokens + NUM_CAMERA_TOKENS
+        config.dit_config(),
+        patches if cached else streams * patches,
+        num_text_tokens + NUM_CAMERA_TOKENS,
+        num_condition_tokens=0 if cached else own,
+        num_cached_tokens=own if cached else 0,
     )

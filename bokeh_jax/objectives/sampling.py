@@ -1,8 +1,13 @@
 """Refocused photographs from trained parameters: conditions and noise in, samples out.
 
 Guidance contrasts the prediction with one that is told neither camera nor disparity.
+
+Where reference tokens do not look at the noise, their part is computed before the first step, for
+each side of the guidance, and every step uses it (`models/condition_cache.py`).
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bokeh_jax import diffusion
-from bokeh_jax.models import Conditions, RefocusConfig
-from bokeh_jax.objectives.refocus import ObjectiveConfig, pair_conditions, predict
+from bokeh_jax.models import CodecConfig, Conditions, RefocusConfig, condition_cache
+from bokeh_jax.models.codec import decode
+from bokeh_jax.objectives.conditions import encode_conditions, to_model_range, with_text
+from bokeh_jax.objectives.refocus import PIXELS, ObjectiveConfig, pair_conditions, predict
 from bokeh_jax.simulation import Pairs
 
 PyTree = Any
@@ -25,19 +32,29 @@ def make_predictor(
     objective: ObjectiveConfig,
     guidance_scale: float = 1.0,
 ) -> diffusion.Predictor:
-    """(x_t, time) -> prediction, guided where `guidance_scale` is not 1."""
+    """(x_t, time) -> prediction, guided where `guidance_scale` is not 1.
+
+    Make it outside of the loop over steps: what the steps share is computed here.
+    """
 
     def with_conditions(told: Conditions) -> diffusion.Predictor:
-        return lambda x_t, time: predict(params, x_t, time, told, model=model, objective=objective)
+        cache = None
+        if model.reference_sees == "itself":
+            cache = jax.jit(partial(condition_cache, model))(params, told)
+        return lambda x_t, time: predict(
+            params, x_t, time, told, model=model, objective=objective, cache=cache
+        )
 
-    return diffusion.guided(
-        with_conditions(conditions), with_conditions(conditions.without_camera()), guidance_scale
-    )
+    conditional = with_conditions(conditions)
+    if guidance_scale == 1.0:
+        return conditional
+    unconditional = with_conditions(conditions.without_camera())
+    return diffusion.guided(conditional, unconditional, guidance_scale)
 
 
 def start_of_flow(
     conditions: Conditions, keys: Key[Array, " b"], objective: ObjectiveConfig
-) -> Float[Array, "b h w 3"]:
+) -> Float[Array, "b h w c"]:
     """The source z of every example, from its own key."""
     shape = conditions.reference.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -56,12 +73,12 @@ def sample_refocused(
     method: diffusion.Method = "euler",
     num_steps: int = 1,
     guidance_scale: float = 1.0,
-) -> Float[Array, "b h w 3"]:
-    """Samples in the model's range; one compiled loop.
+) -> Float[Array, "b h w c"]:
+    """Samples of what the network works on; one compiled loop.
 
     Args:
         params: the network's parameters (for use: the EMA).
-        conditions: what is asked, from `build_conditions`.
+        conditions: what is asked, from `build_conditions`, encoded.
         keys: one typed key an example, [b].
         model: the network.
         objective: what the network predicts, and from which source the flow starts.
@@ -88,10 +105,12 @@ def refocus_pairs(
     model: RefocusConfig,
     objective: ObjectiveConfig,
     max_radius_px: float,
+    codec: CodecConfig = PIXELS,
     method: diffusion.Method = "euler",
     num_steps: int = 1,
     guidance_scale: float = 1.0,
     reference_camera_given: bool = False,
+    told: Mapping[str, Any] | None = None,
 ) -> Float[Array, "b m h w 3"]:
     """Every target of simulated pairs, told disparity and asked camera.
 
@@ -99,19 +118,21 @@ def refocus_pairs(
     also the reference's.
 
     Args:
-        params: the network's parameters.
+        params: the network's parameters, the codec's among them.
         pairs: the photographs; only reference, disparity and asked cameras are used.
         keys: one typed key a scene, [b]; the targets of a scene share their noise, as in training.
         model: the network.
         objective: its objective.
         max_radius_px: static bound of the blur radius.
+        codec: between photographs and what the network works on.
         method: solver.
         num_steps: solver steps.
         guidance_scale: 1 is none.
         reference_camera_given: tell the reference's camera too.
+        told: `text` and `pooled` of the scenes, as far as they are to be told; None for nothing.
 
     Returns:
-        Samples in the model's range.
+        Photographs in the model's range.
     """
     scenes, count = pairs.targets.shape[:2]
     ones = jnp.ones(scenes)
@@ -123,9 +144,12 @@ def refocus_pairs(
         objective=objective,
         max_radius_px=max_radius_px,
     )
+    conditions = encode_conditions(
+        conditions, to_model_range(pairs.reference), params, codec=codec, guide=objective.guide
+    )
     samples = sample_refocused(
         params,
-        conditions,
+        with_text(conditions, told or {}, model),
         jnp.repeat(keys, count, axis=0),
         model=model,
         objective=objective,
@@ -133,4 +157,4 @@ def refocus_pairs(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
     )
-    return samples.reshape(pairs.targets.shape)
+    return decode(codec, params, samples).reshape(pairs.targets.shape)

@@ -29,6 +29,9 @@ from bokeh_jax.simulation.scene import (
     recolor,
 )
 
+# What a batch holds beside its scenes: nothing of it is photographed.
+_NOT_SEEN = ("scene_id", "text", "pooled")
+
 
 @dataclasses.dataclass(frozen=True)
 class SimulationConfig:
@@ -140,7 +143,7 @@ def draw_scenes(
         keys: one typed key an example, [b]; draws depend on nothing else.
         config: what is simulated.
     """
-    records = {name: value for name, value in batch.items() if name != "scene_id"}
+    records = {name: value for name, value in batch.items() if name not in _NOT_SEEN}
     planes = records["layers"][..., 0] if "layers" in records else records["disparity"]
     frame = config.frame_of((planes.shape[-2], planes.shape[-1]))
 

@@ -12,7 +12,8 @@ n steps that ended in it, F the operations of the network's products in them, D 
     (4) F               Σ over steps: 3 · forward operations of one image · images
 
 F is what the model needs (models/flops.py): the backward pass counts twice the forward one, what
-rematerialisation repeats counts nothing, nor does the simulation. p is the dense bfloat16 peak
+rematerialisation repeats counts nothing, nor does the simulation, nor the autoencoder of latents
+(a run that trains one reports no MFU). p is the dense bfloat16 peak
 (chips.py), whatever type the config computes in.
 """
 
@@ -75,13 +76,17 @@ def batch_flops(config: ExperimentConfig) -> Callable[[Mapping[str, Any]], float
 
     # A run has few shapes; the arithmetic of one would take the host 0.1 ms at every step.
     @functools.cache
-    def flops_of(stored: tuple[int, int]) -> float:
-        forward = refocus_forward_flops(config.model, *config.simulation.frame_of(stored))
+    def flops_of(grid: tuple[int, int]) -> float:
+        if config.task == "autoencoder":
+            return 0.0
+        forward = refocus_forward_flops(config.model, *grid)
         return TRAINING_PASSES * forward * images
 
     def flops(batch: Mapping[str, Any]) -> float:
+        if "multi" in batch:
+            return flops_of(batch["multi"].shape[1:3])
         stored = batch["layers"].shape[2:4] if "layers" in batch else batch["image"].shape[1:3]
-        return flops_of((stored[0], stored[1]))
+        return flops_of(config.grid_of((stored[0], stored[1])))
 
     return flops
 

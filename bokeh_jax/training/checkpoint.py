@@ -15,7 +15,7 @@ Paths go through epath: a workdir may be a folder or `gs://BUCKET/FOLDER`.
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,13 +28,14 @@ from orbax.checkpoint import v1 as ocp
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training.checkpoint_record import (
     DamagedCheckpoint,
     DataPosition,
     Record,
     record_from_json,
 )
-from bokeh_jax.training.checksums import checksums, leaves_by_name
+from bokeh_jax.training.checksums import checksums
 from bokeh_jax.training.sharding import placed_state
 from bokeh_jax.training.state import TrainState
 from bokeh_jax.training.storage import attempt
@@ -99,6 +100,12 @@ def existing_step(workdir: PathLike, step: int | None = None) -> int:
             f"checkpoint of step {step} is not in {workdir}; allowed: {', '.join(map(str, found))}"
         )
     return found[-1] if step is None else step
+
+
+def parse_source(text: str) -> tuple[str, int | None]:
+    """`WORKDIR@STEP` -> (WORKDIR, STEP); STEP is None where only a workdir is given."""
+    workdir, at, number = text.rpartition("@")
+    return (workdir, int(number)) if at and number.isdigit() else (text, None)
 
 
 def _raise_on_all(path: epath.Path, problem: str | None) -> None:
@@ -197,6 +204,23 @@ def read_in_groups(
         yield {name: leaf for name, leaf in loaded.items() if leaf is not ...}
 
 
+def load_named(stored: Stored, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Arrays of these names, in the places of `wanted` and the types of the checkpoint.
+
+    Raises:
+        DamagedCheckpoint: they cannot be read, or are not what was saved.
+    """
+    flat, structure = jax.tree.flatten(stored.tree)
+    leaves = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wanted[name].sharding)
+        if name in wanted
+        else ocp.PLACEHOLDER
+        for name, leaf in zip(leaves_by_name(stored.tree), flat, strict=True)
+    ]
+    loaded = leaves_by_name(load(stored, jax.tree.unflatten(structure, leaves)))
+    return {name: loaded[name] for name in wanted}
+
+
 def only(tree: PyTree, names: set[str]) -> PyTree:
     """What `load` wants for the arrays of these names, whole on one device, and for no others."""
     flat, structure = jax.tree.flatten(tree)
@@ -221,10 +245,11 @@ def verify(workdir: PathLike, step: int, group_bytes: int = GROUP_BYTES) -> Stor
 
 def load_config(workdir: PathLike, step: int) -> ExperimentConfig:
     """The config that the checkpoint was trained with."""
-    return _config_of(read_step(workdir, step))
+    return config_of(read_step(workdir, step))
 
 
-def _config_of(stored: Stored) -> ExperimentConfig:
+def config_of(stored: Stored) -> ExperimentConfig:
+    """The config of a checkpoint whose record is read already."""
     return config_lib.from_json(json.dumps(stored.record.config))
 
 
@@ -251,7 +276,7 @@ def restore_stored(stored: Stored, config: ExperimentConfig, mesh: Mesh) -> Trai
 
 
 def _check_same_state(stored: Stored, config: ExperimentConfig, abstract: TrainState) -> None:
-    saved = _config_of(stored)
+    saved = config_of(stored)
     there, here = leaves_by_name(stored.tree), leaves_by_name(abstract)
     differences = []
     if saved.model != config.model:

@@ -44,12 +44,14 @@ class Record:
         config: every value of the experiment, nested.
         code_version: SHA-256 of the source files that wrote it.
         checksums: of every array, by its name in the state.
+        frozen: digest of the parameters that were not trained; "" where all were.
     """
 
     position: DataPosition
     config: dict[str, Any]
     code_version: str
     checksums: dict[str, int]
+    frozen: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored: with a digest of itself."""

@@ -16,17 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from bokeh_jax.leaf_names import leaves_by_name
+
 _GOLDEN = 0x9E37_79B9
-
-
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """`params/dit/img_in/kernel`: the same for dataclasses, tuples and what a checkpoint lists."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaves_by_name(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by their names, in the tree's order."""
-    return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def mix_bits(bits: UInt32[Array, "*n"]) -> UInt32[Array, "*n"]:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -10,7 +11,7 @@ from bokeh_jax.training import preflight
 from bokeh_jax.training.log import log
 from bokeh_jax.training.state import TrainState
 from bokeh_jax.training.step import TrainStep, abstract_batch, by_shape, compile_step
-from data_pipeline.loader import LoaderConfig, shapes
+from data_pipeline.loader import LoaderConfig, Shape, shapes
 
 
 def loader_config(config: ExperimentConfig) -> LoaderConfig:
@@ -23,22 +24,32 @@ def loader_config(config: ExperimentConfig) -> LoaderConfig:
         num_workers=config.data.num_workers,
         weights=preflight.source_weights(config) or None,
         on_bad_record=config.data.on_bad_record,
+        text=preflight.reads_text(config),
     )
 
 
+def _frames(config: ExperimentConfig, shape: Shape) -> str:
+    stored = f"{shape.height_px}x{shape.width_px}"
+    if shape.latents is not None:
+        return f"{stored} cells"
+    frame = config.simulation.frame_of((shape.height_px, shape.width_px))
+    return f"stored {stored} px, working frame {frame[0]}x{frame[1]} px"
+
+
 def compile_steps(
-    config: ExperimentConfig, state: TrainState, placement: jax.sharding.NamedSharding
+    config: ExperimentConfig,
+    state: TrainState,
+    frozen: Any,
+    placement: jax.sharding.NamedSharding,
 ) -> TrainStep:
     """One executable for every shape that the loader can bring; they are listed."""
     steps = []
     for shape in shapes(loader_config(config)):
         started = time.monotonic()
         batch = abstract_batch(shape, config.training.global_batch_size, placement)
-        steps.append((batch, compile_step(config, state, batch)))
-        frame = config.simulation.frame_of((shape.height_px, shape.width_px))
+        steps.append((batch, compile_step(config, state, frozen, batch)))
         log(
-            f"step compiled in {time.monotonic() - started:.1f} s: {shape.kind}, stored "
-            f"{shape.height_px}x{shape.width_px} px, working frame {frame[0]}x{frame[1]} px, "
-            f"{100 * shape.share:.1f} % of batches"
+            f"step compiled in {time.monotonic() - started:.1f} s: {shape.kind}, "
+            f"{_frames(config, shape)}, {100 * shape.share:.1f} % of batches"
         )
-    return by_shape(steps)
+    return by_shape(steps, frozen)

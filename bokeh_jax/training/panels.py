@@ -13,10 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models.codec import decode, encode
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.simulation import physics_guess, simulate_pairs
+from bokeh_jax.training import preflight
+from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.sharding import replicated
+from bokeh_jax.training.task import photographs
 from data_pipeline.dataset import load_split
 
 PyTree = Any
@@ -37,8 +41,10 @@ def grid(
     )[: -gap_px or None, : -gap_px or None]
 
 
-def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree) -> Draw:
-    """Loads a few fixed scenes and gives params -> picture, in the columns `COLUMNS`.
+def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyTree) -> Draw:
+    """Loads a few fixed scenes and gives trained params -> picture, in the columns `COLUMNS`.
+
+    Of an autoencoder: each scene's photographs, and what comes back of them.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -46,32 +52,56 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree) -> Draw:
     Scenes, cameras and noise are the same at every call, so that pictures of different steps can
     be compared. They are of the split's first group: pictures of one kind and shape.
     """
-    batch = load_split(Path(config.data.path), config.data.split, limit=PANEL_SCENES)
+    batch = load_split(
+        Path(config.data.path),
+        config.data.split,
+        limit=PANEL_SCENES,
+        text=preflight.reads_text(config),
+    )
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
 
+    columns = _reconstructed if config.task == "autoencoder" else _refocused
+
     # Whole on every process: all draw, and the one that writes can read it.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def pictures(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
-        pairs = simulate_pairs(batch, keys, config.simulation)
-        max_radius_px = config.simulation.max_radius_px(pairs.disparity.shape[2])
-        samples = refocus_pairs(
-            params,
-            pairs,
-            keys,
-            model=config.model,
-            objective=config.objective,
-            max_radius_px=max_radius_px,
-            **dataclasses.asdict(config.sampler),
-        )
-        first = jax.tree.map(lambda leaf: leaf[:, 0], pairs.cameras.targets)
-        blurred = physics_guess(
-            pairs.reference, pairs.disparity, first, max_radius_px=max_radius_px
-        )
-        photographs = [pairs.reference, blurred, pairs.targets[:, 0]]
-        reference, blurred, truth = map(to_model_range, photographs)
-        columns = [reference, blurred, samples[:, 0], truth]
-        return jnp.clip(0.5 * (jnp.stack(columns, axis=1) + 1.0), 0.0, 1.0)
+    def pictures(params: PyTree, frozen: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        drawn = columns(whole(frozen, params), batch, keys, config)
+        return jnp.clip(0.5 * (jnp.stack(drawn, axis=1) + 1.0), 0.0, 1.0)
 
-    executable = pictures.lower(params, batch).compile()
-    return lambda params: grid(jax.device_get(executable(params, batch)))
+    executable = pictures.lower(params, frozen, batch).compile()
+    return lambda params: grid(jax.device_get(executable(params, frozen, batch)))
+
+
+def _refocused(
+    params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
+) -> list[jax.Array]:
+    """`COLUMNS` in the model's range."""
+    pairs = simulate_pairs(batch, keys, config.simulation)
+    max_radius_px = config.simulation.max_radius_px(pairs.disparity.shape[2])
+    samples = refocus_pairs(
+        params,
+        pairs,
+        keys,
+        model=config.model,
+        objective=config.objective,
+        max_radius_px=max_radius_px,
+        codec=config.codec,
+        told=batch,
+        **dataclasses.asdict(config.sampler),
+    )
+    first = jax.tree.map(lambda leaf: leaf[:, 0], pairs.cameras.targets)
+    blurred = physics_guess(pairs.reference, pairs.disparity, first, max_radius_px=max_radius_px)
+    reference, blurred, truth = map(to_model_range, (pairs.reference, blurred, pairs.targets[:, 0]))
+    return [reference, blurred, samples[:, 0], truth]
+
+
+def _reconstructed(
+    params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
+) -> list[jax.Array]:
+    """Reference and first target of every scene, each before and after the autoencoder."""
+    images = photographs(batch, keys, config)
+    back = decode(config.codec, params, encode(config.codec, params, images))
+    both = (part.reshape(len(keys), -1, *part.shape[1:]) for part in (images, back))
+    given, returned = both
+    return [given[:, 0], returned[:, 0], given[:, 1], returned[:, 1]]

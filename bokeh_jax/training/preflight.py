@@ -1,12 +1,16 @@
 """What is checked before anything is compiled or written: workdir and dataset."""
 
+import dataclasses
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset import DatasetInfo, dataset_info
+from data_pipeline.dataset_folder import LatentInfo
 
 
 def check_writable(workdir: Path) -> None:
@@ -40,11 +44,22 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
         InvalidInput: it does not.
     """
     info = dataset_info(Path(config.data.path))
-    simulation = config.simulation
     if config.data.split not in info.splits:
         raise InvalidInput(
             f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.splits)}"
         )
+    if info.latents is None:
+        _check_frames(config, info)
+    else:
+        check_latents(config, info.latents)
+    check_patches(config)
+    check_pretrained(config)
+    check_text(config, info)
+    return info
+
+
+def _check_frames(config: ExperimentConfig, info: DatasetInfo) -> None:
+    simulation = config.simulation
     for group in info.splits[config.data.split]:
         stored = (group.height_px, group.width_px)
         needed = simulation.needed_px(stored, layered=group.kind == "layered")
@@ -56,21 +71,126 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
                 f"{frame[0]}x{frame[1]} px (simulation.size_px={simulation.size_px}) with blur "
                 f"radii up to {simulation.max_radius_px(frame[1]):g} px"
             )
-    check_patches(config)
-    return info
 
 
-def check_patches(config: ExperimentConfig) -> None:
-    """Working frames are cut into patches without a rest.
+def latent_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What a dataset of latents has in it of an experiment, as JSON values by group."""
+    settings = {
+        "simulation": dataclasses.asdict(config.simulation),
+        "depth_noise": dataclasses.asdict(config.objective.depth_noise),
+        "codec": dataclasses.asdict(config.codec),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def check_latents(config: ExperimentConfig, latents: LatentInfo) -> None:
+    """A run can be trained on stored latents, and these are what it would have made.
+
+    Raises:
+        InvalidInput: a setting that needs photographs, or that differs from the dataset's.
+    """
+    needed = {
+        "task": (config.task, "refocus"),
+        "codec.sample": (config.codec.sample, False),
+        "training.image_every_steps": (config.training.image_every_steps, 0),
+    }
+    for key, (value, allowed) in needed.items():
+        if value != allowed:
+            raise InvalidInput(
+                f"config key {key} is {value!r}; allowed with stored latents: {allowed!r}"
+            )
+    if config.objective.stack_space == "pixels":
+        raise InvalidInput(
+            "config key objective.stack_space is 'pixels'; allowed with stored latents: "
+            "'latents', 'blended_latents'"
+        )
+    for group, wanted in latent_settings(config).items():
+        for name, value in wanted.items():
+            if (found := latents.settings[group].get(name)) != value:
+                raise InvalidInput(
+                    f"config has {value!r} for {name} of {group}; allowed: {found!r}, with which "
+                    f"the latents in {config.data.path} were made"
+                )
+
+
+def check_same_codec(config: ExperimentConfig, info: DatasetInfo, codec: str) -> None:
+    """Whether stored latents are of the run's autoencoder, told by the digests of both.
 
     Raises:
         InvalidInput: they are not.
     """
-    multiple_px = config.simulation.frame_multiple_px
-    if multiple_px % config.model.patch_size:
+    if info.latents is not None and info.latents.codec != codec:
+        raise InvalidInput(
+            f"autoencoder has digest {codec}; allowed: {info.latents.codec}, of which the latents "
+            f"in {config.data.path} are"
+        )
+
+
+def reads_text(config: ExperimentConfig) -> bool:
+    """Whether the network is told of captions."""
+    sizes = (config.model.text_dim, config.model.pooled_dim)
+    return config.task == "refocus" and any(size is not None for size in sizes)
+
+
+def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """The captions' embeddings in the dataset are what the network takes.
+
+    Raises:
+        InvalidInput: they have other sizes.
+    """
+    if info.text is None or not reads_text(config):
+        return
+    shape, model = info.text.shape, config.model
+    for name, wanted, found in (
+        ("text_dim", model.text_dim, shape.token_dim),
+        ("pooled_dim", model.pooled_dim, shape.pooled_dim),
+    ):
+        if wanted is not None and wanted != found:
+            raise InvalidInput(
+                f"config key model.{name} is {wanted}; allowed: {found}, as the captions' "
+                f"embeddings in dataset {config.data.path} have, or None"
+            )
+
+
+def said_of_text(config: ExperimentConfig, info: DatasetInfo) -> str:
+    """One line on captions where dataset or network have something to do with them, else ""."""
+    if reads_text(config):
+        if info.text is None:
+            return "text: the dataset has none; every prompt is empty"
+        dropped = 100 * config.objective.text_dropout_rate
+        return f"text: {info.text}; {dropped:g} % of the scenes without"
+    if info.text is not None:
+        return f"text: {info.text} are ignored, as model.text_dim and model.pooled_dim are None"
+    return ""
+
+
+def check_patches(config: ExperimentConfig) -> None:
+    """Working frames are cut into the codec's cells, and those into patches, without a rest.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    multiple_px, cell_px = config.simulation.frame_multiple_px, config.codec.downsampling
+    patch = 1 if config.task == "autoencoder" else config.model.patch_size
+    if multiple_px % (patch * cell_px):
+        times = "" if cell_px == 1 else f", {cell_px} times that of the codec's cells"
         raise InvalidInput(
             f"config key simulation.frame_multiple_px is {multiple_px}; allowed: multiples of "
-            f"model.patch_size={config.model.patch_size}"
+            f"model.patch_size={patch}{times}"
+        )
+
+
+def check_pretrained(config: ExperimentConfig) -> None:
+    """A network that is to be trained on latents needs an autoencoder that makes some.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    wants = config.task == "refocus" and config.codec.kind == "autoencoder"
+    if wants and not config.pretrained.autoencoder:
+        raise InvalidInput(
+            "config key pretrained.autoencoder is ''; allowed with codec.kind='autoencoder': a "
+            "folder in diffusers' layout, or the workdir of a run with task='autoencoder'"
         )
 
 

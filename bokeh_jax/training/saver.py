@@ -35,12 +35,14 @@ class Saver:
         workdir: of the run.
         config: of the run.
         code_version: of the running code.
+        frozen: digest of the parameters that are not trained.
     """
 
     orbax: ocp.training.Checkpointer
     workdir: epath.PathLike
     config: ExperimentConfig
     code_version: str
+    frozen: str
 
     def save(self, state: TrainState, position: DataPosition) -> None:
         """Starts a save of one moment: state and data position after the same update.
@@ -51,7 +53,7 @@ class Saver:
             InvalidInput: this save or the one before could not be written.
         """
         config = json.loads(config_lib.to_json(self.config))
-        record = Record(position, config, self.code_version, checksums(state))
+        record = Record(position, config, self.code_version, checksums(state), self.frozen)
         with _one_line_errors(self.workdir):
             started = self.orbax.save_checkpointables_async(
                 position.next_step, {"state": state}, custom_metadata=record.to_json()
@@ -79,7 +81,9 @@ def preserved(training: TrainingConfig) -> Any:
 
 
 @contextlib.contextmanager
-def open_saver(workdir: epath.PathLike, config: ExperimentConfig) -> Iterator[Saver]:
+def open_saver(
+    workdir: epath.PathLike, config: ExperimentConfig, frozen: str = ""
+) -> Iterator[Saver]:
     """The saver of a run; at the end it waits for what is still being written.
 
     Remains of saves that were killed are removed when it opens.
@@ -101,7 +105,7 @@ def open_saver(workdir: epath.PathLike, config: ExperimentConfig) -> Iterator[Sa
             cleanup_tmp_directories=True,
         )
     try:
-        yield Saver(orbax, workdir, config, hosts.code_version())
+        yield Saver(orbax, workdir, config, hosts.code_version(), frozen)
     except BaseException:
         # Why the run ends is known; a save that fails as well would hide it.
         with contextlib.suppress(Exception):

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -49,6 +50,7 @@ class Session:
         train_step: executables, one a shape.
         draw: parameters to a picture; None where none is drawn.
         judge: of steps that are not finite.
+        frozen_digest: of the parameters that are not trained.
         visible: progress is shown on stdout.
     """
 
@@ -62,6 +64,7 @@ class Session:
     train_step: TrainStep
     draw: panels.Draw | None
     judge: nonfinite.Judge
+    frozen_digest: str
     visible: bool
 
     def run(self, state: TrainState, position: DataPosition) -> tuple[TrainState, int]:
@@ -85,7 +88,11 @@ class Session:
             # Out of the handler, whose traceback would keep the state that is given up.
             self.saver.wait()
             state, position = initial_state(
-                self.config, self.workdir, self.mesh, position.dataset_fingerprint
+                self.config,
+                self.workdir,
+                self.mesh,
+                position.dataset_fingerprint,
+                frozen=self.frozen_digest,
             )
 
     def _run_from(
@@ -160,13 +167,13 @@ class Session:
 
 
 def compiled(
-    config: ExperimentConfig, mesh: Mesh, state: TrainState
+    config: ExperimentConfig, mesh: Mesh, state: TrainState, frozen: Any
 ) -> tuple[TrainStep, panels.Draw | None]:
     """The run's executables: the step for every shape, and the panel where one is drawn."""
-    step = compile_steps(config, state, sharding.batch_sharding(mesh))
+    step = compile_steps(config, state, frozen, sharding.batch_sharding(mesh))
     if not config.training.image_every_steps:
         return step, None
     started = time.monotonic()
-    draw = panels.make_panel(config, mesh, state.ema)
+    draw = panels.make_panel(config, mesh, state.ema, frozen)
     log(f"panel compiled in {time.monotonic() - started:.1f} s")
     return step, draw

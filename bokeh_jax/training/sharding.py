@@ -24,7 +24,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from bokeh_jax.config import ExperimentConfig, MeshConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.mesh_axes import BATCH_AXES, MESH_AXES
-from bokeh_jax.models import parameter_axes
+from bokeh_jax.training.network import fresh_network, frozen_part, network_axes, trained_part
 from bokeh_jax.training.sharding_rules import RULES
 from bokeh_jax.training.state import TrainState, abstract_state, map_parameters
 
@@ -130,17 +130,35 @@ def leaf_sharding(
 
 def placed_state(config: ExperimentConfig, mesh: AnyMesh) -> TrainState:
     """The state's shapes, types and places: what init, compilation and restore share."""
-    abstract = abstract_state(config)
-    axes = parameter_axes(config.model)
+    axes = trained_part(config, network_axes(config))
     whole = replicated(mesh)
+    return map_parameters(
+        config,
+        lambda leaf, names: _placed_by_name(config, mesh, leaf, names),
+        abstract_state(config),
+        axes,
+        otherwise=lambda leaf: _placed(leaf, whole),
+    )
 
-    def placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    def by_name(leaf: jax.ShapeDtypeStruct, names: PartitionSpec) -> jax.ShapeDtypeStruct:
-        return placed(leaf, leaf_sharding(mesh, leaf, tuple(names), config.mesh.min_sharded_bytes))
+def placed_frozen(config: ExperimentConfig, mesh: AnyMesh) -> PyTree:
+    """Shapes, types and places of the parameters that are not trained; {} where there are none."""
+    abstract = jax.eval_shape(lambda: fresh_network(config))
+    return jax.tree.map(
+        lambda leaf, names: _placed_by_name(config, mesh, leaf, names),
+        frozen_part(config, abstract),
+        frozen_part(config, network_axes(config)),
+    )
 
-    return map_parameters(config, by_name, abstract, axes, otherwise=lambda x: placed(x, whole))
+
+def _placed(leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def _placed_by_name(
+    config: ExperimentConfig, mesh: AnyMesh, leaf: jax.ShapeDtypeStruct, names: PartitionSpec
+) -> jax.ShapeDtypeStruct:
+    return _placed(leaf, leaf_sharding(mesh, leaf, tuple(names), config.mesh.min_sharded_bytes))
 
 
 def shardings_of(placed: PyTree) -> PyTree:
@@ -177,7 +195,7 @@ def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
     Raises:
         InvalidInput: they do not.
     """
-    training, model, tensor = config.training, config.model.dit_config(), mesh.shape["tensor"]
+    training, tensor = config.training, mesh.shape["tensor"]
     parts = num_batch_shards(mesh) * training.accumulation_steps
     if training.global_batch_size % parts:
         raise InvalidInput(
@@ -185,6 +203,9 @@ def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
             f"{parts} = mesh.data {mesh.shape['data']} x mesh.fsdp {mesh.shape['fsdp']} x "
             f"training.accumulation_steps {training.accumulation_steps}"
         )
+    if config.task == "autoencoder":
+        return
+    model = config.model.dit_config()
     for name, value in (("num_heads", model.num_heads), ("mlp channels", model.mlp_dim)):
         if value % tensor:
             raise InvalidInput(

@@ -1,8 +1,9 @@
 """Where a run starts from.
 
-Priority: the run's own newest checkpoint, else `training.init_from`, else a fresh start; the log
-says which. A newest checkpoint that is damaged ends the job, with the name of the newest that is
-whole; `--restore=latest_good` goes on from that one and moves the damaged ones aside.
+Priority: the run's own newest checkpoint, else `training.init_from`, else what the config's
+`pretrained` files hold, else a fresh start; the log says which. A newest checkpoint that is damaged
+ends the job, with the name of the newest that is whole; `--restore=latest_good` goes on from that
+one and moves the damaged ones aside.
 
 All processes of a job take the same decision: the first one says which checkpoints there are, and
 what one cannot read is damaged for all.
@@ -20,8 +21,11 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import checkpoint, hosts, sharding, warm_start
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
+from bokeh_jax.training.frozen import check_same
 from bokeh_jax.training.log import log
-from bokeh_jax.training.state import TrainState, create_state
+from bokeh_jax.training.network import filled
+from bokeh_jax.training.pretrained import pretrained_leaves
+from bokeh_jax.training.state import TrainState, create_state, state_of_params
 
 Restore = Literal["latest", "latest_good"]
 
@@ -32,24 +36,46 @@ def initial_state(
     mesh: Mesh,
     fingerprint: str,
     restore: Restore = "latest",
+    frozen: str = "",
 ) -> tuple[TrainState, checkpoint.DataPosition]:
     """The state that the run goes on from, placed on the mesh, and the position of its next batch.
 
+    Args:
+        config: of the run.
+        workdir: of the run.
+        mesh: of its devices.
+        fingerprint: of its dataset.
+        restore: what to do where the newest checkpoint is damaged.
+        frozen: digest of the parameters that are not trained.
+
     Raises:
         InvalidInput: the newest checkpoint is damaged, or of another model or dataset; or
-            `training.init_from` names nothing that fits.
+            `training.init_from` or a pretrained file holds nothing that fits.
     """
     steps = _agreed_steps(workdir)
     if steps:
-        return _resumed(config, workdir, mesh, fingerprint, restore, steps)
+        return _resumed(config, workdir, mesh, fingerprint, frozen, restore, steps)
     if config.training.init_from:
         state, said = warm_start.warm_state(config, mesh)
         log("\n".join(said))
     else:
-        places = sharding.shardings_of(sharding.placed_state(config, mesh))
-        state = jax.jit(lambda: create_state(config), out_shardings=places)()
-        log(f"state: fresh start, seed {config.seed}")
+        state, said = _first_state(config, mesh)
+        log("\n".join(said))
     return state, checkpoint.DataPosition(0, config.seed, fingerprint)
+
+
+def _first_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, list[str]]:
+    """The state of a run that starts at pretrained or random values, and what to say of it."""
+    placed = sharding.placed_state(config, mesh)
+    places = sharding.shardings_of(placed)
+    found, said = pretrained_leaves(config, placed.params)
+    if not found:
+        state = jax.jit(lambda: create_state(config), out_shardings=places)()
+        return state, [*said, f"state: fresh start, seed {config.seed}"]
+    params = filled(placed.params, found, lambda: create_state(config).params)
+    begin = jax.jit(lambda params: state_of_params(config, params), out_shardings=places)
+    count = len(jax.tree.leaves(params))
+    return begin(params), [*said, f"state: {len(found)} of {count} parameters are pretrained"]
 
 
 def _agreed_steps(workdir: epath.PathLike) -> list[int]:
@@ -67,6 +93,7 @@ def _resumed(
     workdir: epath.PathLike,
     mesh: Mesh,
     fingerprint: str,
+    frozen: str,
     restore: Restore,
     steps: list[int],
 ) -> tuple[TrainState, checkpoint.DataPosition]:
@@ -76,6 +103,7 @@ def _resumed(
             stored = checkpoint.read_step(workdir, step)
             # Asked before arrays are read: a run of other data ends here, whole or not.
             _check_same_data(config, workdir, stored, fingerprint)
+            check_same(workdir, step, stored.record.frozen, frozen, config)
             state = checkpoint.restore_stored(stored, config, mesh)
         except DamagedCheckpoint as error:
             damaged.append(error)

@@ -16,9 +16,8 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.models import init_params
 from bokeh_jax.pytree import pytree_dataclass
-from bokeh_jax.training.rng import step_key
+from bokeh_jax.training.network import fresh_network, trained_part
 
 PyTree = Any
 
@@ -29,7 +28,7 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, updates done.
-        params: float32 tree.
+        params: float32 tree of what is trained; what is not is an argument of the step (`network`).
         opt_state: optax state.
         ema: exponential moving average of `params`, float32.
     """
@@ -76,9 +75,7 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
 
 def create_state(config: ExperimentConfig) -> TrainState:
     """Fresh state; pure in the config, so it can be traced, shaped and sharded by the caller."""
-    size_px = config.simulation.size_px
-    params = init_params(config.model, step_key(config.seed, "init", 0), size_px, size_px)
-    return state_of_params(config, params)
+    return state_of_params(config, trained_part(config, fresh_network(config)))
 
 
 def state_of_params(config: ExperimentConfig, params: PyTree) -> TrainState:

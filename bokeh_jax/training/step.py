@@ -1,9 +1,10 @@
 """The train step: simulate, corrupt, predict, compare, update - one compiled function.
 
-    (state, batch) -> (state, metrics)
+    (state, frozen, batch) -> (state, metrics)
 
-`state` is donated. `batch` is a scene batch as it comes from the loader (uint8 stays uint8 until
-here). Metrics are a clu collection of device scalars (step_metrics.py).
+`state` is donated; `frozen` is the rest of the network, which no step changes. `batch` is a scene
+batch as it comes from the loader (uint8 stays uint8 until here). Metrics are a clu collection of
+device scalars (step_metrics.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +19,20 @@ from flax.linen import spmd
 from jaxtyping import Array, Key
 
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.objectives import refocus_loss
 from bokeh_jax.training import nonfinite
+from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.sharding_rules import RULES
 from bokeh_jax.training.state import TrainState, apply_gradients, learning_rate
-from bokeh_jax.training.step_metrics import StepMetrics, batch_checksum
+from bokeh_jax.training.step_metrics import batch_checksum, step_metrics
+from bokeh_jax.training.task import loss_of
+from data_pipeline.latent_records import latent_arrays
 from data_pipeline.order import Shape
 
 PyTree = Any
 Batch = Mapping[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, clu_metrics.Collection]]
+FullStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, clu_metrics.Collection]]
 
 
 def mean_over_parts(function: Callable[[PyTree], PyTree], examples: PyTree, count: int) -> PyTree:
@@ -67,24 +71,19 @@ def mean_over_parts(function: Callable[[PyTree], PyTree], examples: PyTree, coun
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, config: ExperimentConfig
+    state: TrainState, frozen: PyTree, batch: Batch, *, config: ExperimentConfig
 ) -> tuple[TrainState, clu_metrics.Collection]:
     """One update; pure. Randomness comes from (seed, step, index in the batch) alone."""
     keys = example_keys(
         step_key(config.seed, "train", state.step), config.training.global_batch_size
     )
 
+    loss = loss_of(config)
+
     def gradients_of(examples: tuple[Batch, Key[Array, " b"]]) -> tuple[PyTree, dict[str, Array]]:
         def loss_fn(params: PyTree) -> tuple[Array, dict[str, Array]]:
             batch, keys = examples
-            return refocus_loss(
-                params,
-                dict(batch),
-                keys,
-                model=config.model,
-                simulation=config.simulation,
-                objective=config.objective,
-            )
+            return loss(whole(frozen, params), dict(batch), keys)
 
         return jax.grad(loss_fn, has_aux=True)(state.params)
 
@@ -100,7 +99,7 @@ def train_step(
     lost_steps = nonfinite.LostSteps.of_step(
         usable, updated.step, parts | {"gradient_norm": norm}, batch["scene_id"]
     )
-    collected = StepMetrics.single_from_model_output(
+    collected = step_metrics(tuple(parts)).single_from_model_output(
         **parts,
         gradient_norm=norm,
         parameter_norm=optax.tree.norm(state.params),
@@ -127,31 +126,39 @@ def abstract_batch(
             "disparity": ((b, h, w), jnp.uint16),
         },
     }
+    if shape.latents is not None:
+        scene = latent_arrays((h, w), shape.latents)
+        kinds["latents"] = {name: ((b, *size), dtype) for name, (size, dtype) in scene.items()}
     arrays = kinds[shape.kind] | {"scene_id": ((b,), jnp.int32)}
+    if (text := shape.text) is not None:
+        arrays["text"] = ((b, text.num_tokens, text.token_dim), jnp.bfloat16)
+        arrays["pooled"] = ((b, text.pooled_dim), jnp.bfloat16)
     return {
         name: jax.ShapeDtypeStruct(size, dtype, sharding=placement)
         for name, (size, dtype) in arrays.items()
     }
 
 
-def compile_step(config: ExperimentConfig, state: TrainState, batch: Any) -> TrainStep:
-    """Compiles the step for the shardings and shapes of `state` and `batch`, ahead of the loop.
+def compile_step(
+    config: ExperimentConfig, state: TrainState, frozen: PyTree, batch: Any
+) -> FullStep:
+    """Compiles the step for the shardings and shapes of its arguments, ahead of the loop.
 
-    Either may be abstract. The result is an executable: a batch of another shape raises instead of
+    All may be abstract. The result is an executable: a batch of another shape raises instead of
     compiling again.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(
-        lambda state, batch: train_step(state, batch, config=config),
+        lambda state, frozen, batch: train_step(state, frozen, batch, config=config),
         donate_argnums=0,
         # Metrics are whole on every process: each reads them, scene ids too.
         out_shardings=(shardings, shardings.step),
     )
-    return jitted.lower(state, batch).compile()
+    return jitted.lower(state, frozen, batch).compile()
 
 
-def by_shape(steps: Sequence[tuple[Batch, TrainStep]]) -> TrainStep:
-    """One step of several executables, each for its own (abstract) batch.
+def by_shape(steps: Sequence[tuple[Batch, FullStep]], frozen: PyTree) -> TrainStep:
+    """One step of several executables, each for its own (abstract) batch, with what is frozen.
 
     A batch whose shapes fit none of them raises ValueError.
     """
@@ -166,6 +173,6 @@ def by_shape(steps: Sequence[tuple[Batch, TrainStep]]) -> TrainStep:
         if step is None:
             shapes = {name: value.shape for name, value in batch.items()}
             raise ValueError(f"batch has shapes {shapes}; allowed: those that were compiled")
-        return step(state, batch)
+        return step(state, frozen, batch)
 
     return train_step

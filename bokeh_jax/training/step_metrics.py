@@ -4,6 +4,8 @@ Merging and reading are compiled functions of their own: neither waits for the d
 value is fetched.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from clu import metrics as clu_metrics
@@ -12,21 +14,23 @@ from jaxtyping import Array, Float, Integer
 from bokeh_jax.training import nonfinite
 from bokeh_jax.training.checksums import mix_bits
 
-StepMetrics = clu_metrics.Collection.create(
-    loss=clu_metrics.Average.from_output("loss"),
-    flow_loss=clu_metrics.Average.from_output("flow_loss"),
-    stacking_loss=clu_metrics.Average.from_output("stacking_loss"),
-    sample_psnr_db=clu_metrics.Average.from_output("sample_psnr_db"),
-    guess_psnr_db=clu_metrics.Average.from_output("guess_psnr_db"),
-    gradient_norm=clu_metrics.Average.from_output("gradient_norm"),
-    parameter_norm=clu_metrics.LastValue.from_output("parameter_norm"),
-    learning_rate=clu_metrics.LastValue.from_output("learning_rate"),
-    batch_checksum=clu_metrics.LastValue.from_output("batch_checksum"),
-    lost_steps=nonfinite.LostSteps,
-)
+_NORMS = {
+    "gradient_norm": clu_metrics.Average,
+    "parameter_norm": clu_metrics.LastValue,
+    "learning_rate": clu_metrics.LastValue,
+    "batch_checksum": clu_metrics.LastValue,
+}
 
 # clu divides float totals by integer counts, which strict promotion refuses.
 _CLU_PROMOTION = "standard"
+
+
+@functools.cache
+def step_metrics(part_names: tuple[str, ...]) -> type[clu_metrics.Collection]:
+    """The collection of an objective whose parts have these names; the same type every time."""
+    parts = {name: clu_metrics.Average.from_output(name) for name in part_names}
+    rest = {name: kind.from_output(name) for name, kind in _NORMS.items()}
+    return clu_metrics.Collection.create(**parts, **rest, lost_steps=nonfinite.LostSteps)
 
 
 def batch_checksum(scene_id: Integer[Array, " b"]) -> Float[Array, ""]:

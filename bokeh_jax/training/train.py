@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from bokeh_jax import config as config_lib
 from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
 from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models.codec import CODEC
 from bokeh_jax.training import (
     hosts,
     nonfinite,
@@ -26,6 +28,8 @@ from bokeh_jax.training import (
     sharding,
     watchdog,
 )
+from bokeh_jax.training.frozen import digest as frozen_digest
+from bokeh_jax.training.frozen import frozen_parameters
 from bokeh_jax.training.log import log, log_of_process
 from bokeh_jax.training.observer import Observer, observe
 from bokeh_jax.training.profiling import StepRange, check_steps, parse_steps
@@ -123,23 +127,31 @@ def _train(
     restore: Restore,
     visible: bool,
 ) -> RunResult:
-    state, position = initial_state(config, workdir, mesh, info.fingerprint, restore)
+    frozen, said = frozen_parameters(config, mesh)
+    if said:
+        log("\n".join(said))
+    digest = frozen_digest(frozen)
+    if info.latents is not None:
+        preflight.check_same_codec(config, info, frozen_digest({CODEC: frozen[CODEC]}))
+    state, position = initial_state(config, workdir, mesh, info.fingerprint, restore, digest)
     if jax.process_index() == 0:
         preflight.write_config(workdir, config)
     count = parameter_overview.count_parameters(state.params)
     log(
-        f"model: {count:,} parameters; {mesh.size} device(s); "
+        f"model: {count:,} parameters{_and_frozen(frozen)}; {mesh.size} device(s); "
         f"config {config_lib.config_hash(config)}; "
         f"dataset {info.counts[config.data.split]} scenes, {info.fingerprint}"
     )
-    _log_overview(workdir, state, mesh)
+    if said_of_text := preflight.said_of_text(config, info):
+        log(said_of_text)
+    _log_overview(workdir, state, frozen, mesh)
     if position.next_step >= config.training.num_steps:
         log(f"nothing to train: already at step {position.next_step}")
         return RunResult(state, stopped_early=False)
     guards.observer.starts()
-    with open_saver(workdir, config) as saver:
+    with open_saver(workdir, config, digest) as saver:
         with guards.observer.compiling():
-            train_step, draw = compiled(config, mesh, state)
+            train_step, draw = compiled(config, mesh, state, frozen)
         session = Session(
             config=config,
             workdir=workdir,
@@ -151,6 +163,7 @@ def _train(
             train_step=train_step,
             draw=draw,
             judge=nonfinite.make_judge(config, workdir),
+            frozen_digest=digest,
             visible=visible,
         )
         state, step = session.run(state, position)
@@ -161,15 +174,21 @@ def _train(
     return RunResult(state, stopped_early=stopped)
 
 
-def _log_overview(workdir: Path, state: TrainState, mesh: Mesh) -> None:
+def _and_frozen(frozen: dict[str, Any]) -> str:
+    if not frozen:
+        return ""
+    return f" trained, {parameter_overview.count_parameters(frozen):,} frozen"
+
+
+def _log_overview(workdir: Path, state: TrainState, frozen: dict[str, Any], mesh: Mesh) -> None:
     """The table of parameters: into the run's folder, and onto the log where there is a mesh."""
-    table = "\n".join(overview.parameter_table(state))
+    table = "\n".join(overview.parameter_table(state, frozen))
     if jax.process_index() == 0:
         (workdir / "parameters.txt").write_text(f"{table}\n", encoding="utf-8")
     if mesh.size > 1:
         log(table)
-    log(f"{overview.totals(state)}; each parameter: {workdir / 'parameters.txt'}")
-    for line in overview.warnings(state, mesh):
+    log(f"{overview.totals(state, frozen)}; each parameter: {workdir / 'parameters.txt'}")
+    for line in overview.warnings(state, frozen, mesh):
         log(line)
 
 

@@ -31,6 +31,7 @@ def draw(batch=2, height=4, width=6):
         blur=normal(6, batch),
         camera_given=ones,
         text=normal(6, batch, 3, 5),
+        pooled=normal(5, batch, 3),
     )
 
 
@@ -74,7 +75,11 @@ def test_withheld_nans_stay_out():
     good = draw()
     zeros = jnp.zeros((2,), jnp.float32)
     conditions = replace(
-        bad, reference=good.reference, text=good.text, **dict.fromkeys(FLAGS, zeros)
+        bad,
+        reference=good.reference,
+        text=good.text,
+        pooled=good.pooled,
+        **dict.fromkeys(FLAGS, zeros),
     )
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(conditions.visible()))
 
@@ -86,8 +91,8 @@ def test_without_camera_leaves_reference_and_text():
         name, value = field.name, getattr(bare, field.name)
         if name in ("reference", "guess"):
             np.testing.assert_array_equal(value, conditions.reference)
-        elif name == "text":
-            np.testing.assert_array_equal(value, conditions.text)
+        elif name in ("text", "pooled"):
+            np.testing.assert_array_equal(value, getattr(conditions, name))
         else:
             np.testing.assert_array_equal(value, np.zeros(value.shape), err_msg=name)
     off = replace(conditions, **dict.fromkeys(FLAGS, jnp.zeros((2,), jnp.float32)))

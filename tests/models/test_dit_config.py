@@ -46,6 +46,7 @@ def test_bad_values_are_named(change, message):
         (DiTConfig, "remat", "remat is 'odd'; allowed: none, full, dots"),
         (DiTConfig, "attention", "attention is 'odd'; allowed: xla, splash, cudnn"),
         (RefocusConfig, "reference_as", "reference_as is 'odd'; allowed: channels, tokens"),
+        (RefocusConfig, "reference_sees", "reference_sees is 'odd'; allowed: all, itself"),
     ],
 )
 def test_unknown_names_are_named(kind, field, message):
@@ -96,5 +97,5 @@ def test_refocusing_hands_every_number_down():
     assert {name: getattr(dit, name) for name in changed} == changed
     assert (dit.in_channels, dit.out_channels, dit.context_dim) == (13 * 16, 3 * 16, 12)
     tokens = RefocusConfig(patch_size=4, reference_as="tokens").dit_config()
-    assert (tokens.in_channels, tokens.out_channels, tokens.context_dim) == (5 * 16, 3 * 16, None)
+    assert (tokens.in_channels, tokens.out_channels, tokens.context_dim) == (3 * 16, 3 * 16, None)
     assert (dit.head_dim, dit.mlp_dim) == (48, 288)

@@ -10,15 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.models.conditions import DEFOCUS_SCALE, CameraTokens, Conditions
-from bokeh_jax.models.refocus_dit import (
-    RefocusConfig,
-    _image_tokens,
-    apply,
-    init_params,
-    patchify,
-    unpatchify,
-)
+from bokeh_jax.models.conditions import DEFOCUS_SCALE, CameraTokens, Conditions, TextOnly
+from bokeh_jax.models.dit import DiT
+from bokeh_jax.models.patches import patchify, unpatchify
+from bokeh_jax.models.refocus_dit import RefocusConfig, apply, image_tokens, init_params
+from bokeh_jax.models.rope import grid_ids
 
 CONFIG = RefocusConfig(
     patch_size=2,
@@ -174,7 +170,7 @@ def test_patches_go_back_where_they_came_from():
 @pytest.mark.parametrize(("name", "num_streams"), [("channels", 1), ("tokens", 3)])
 def test_positions_of_the_tokens(name, num_streams):
     noisy, _, conditions = draw(4, 6)
-    tokens, ids = _image_tokens(CONFIGS[name], noisy, conditions)
+    tokens, ids, _ = image_tokens(CONFIGS[name], noisy, conditions)
     expected = np.stack(np.meshgrid(range(num_streams), range(2), range(3), indexing="ij"), -1)
     np.testing.assert_array_equal(ids[1], expected.reshape(-1, 3))
     assert tokens.shape[1] == 6 * num_streams
@@ -273,9 +269,9 @@ def test_text_joins_the_context():
 @pytest.mark.parametrize(
     ("text_dim", "given_dim", "message"),
     [
-        (5, None, "text is None; allowed: tokens of 5 features"),
+        (5, None, "text is None; allowed: 5 features, as text_dim is 5"),
         (None, 5, r"text has shape \(2, 3, 5\); allowed: None, as text_dim is None"),
-        (5, 4, "text has 4 features; allowed: text_dim 5"),
+        (5, 4, "text has 4 features; allowed: 5, as text_dim is 5"),
     ],
 )
 def test_text_that_does_not_fit_is_named(text_dim, given_dim, message):
@@ -312,3 +308,44 @@ def test_camera_tokens_start_as_stated():
     assert {name: camera[name]["kernel"].shape for name in features} == {
         name: (count, 768) for name, count in features.items()
     }
+
+
+LATENTS = replace(
+    CONFIGS["tokens"], image_channels=5, text_dim=7, pooled_dim=3, distilled_guidance=2.5
+)
+
+
+def test_text_alone_is_the_transformer_alone():
+    """No token, and nothing added to one, that an imported network does not know."""
+    params = random_params(LATENTS)
+    keys = jax.random.split(jax.random.key(9), 3)
+    noisy = jax.random.normal(keys[0], (2, 4, 6, 5), jnp.float32)
+    text = jax.random.normal(keys[1], (2, 4, 7), jnp.float32)
+    pooled = jax.random.normal(keys[2], (2, 3), jnp.float32)
+    time = jnp.asarray([0.2, 0.9], jnp.float32)
+    out = jax.jit(partial(apply, LATENTS))(params, noisy, time, TextOnly(text, pooled))
+    expected = DiT(LATENTS.dit_config()).apply(
+        {"params": params["dit"]},
+        patchify(noisy, 2),
+        grid_ids(0, 2, 3, 2),
+        text,
+        jnp.zeros((2, 4, 3), jnp.int32),
+        time,
+        pooled=pooled,
+        guidance=jnp.full((2,), 2.5, jnp.float32),
+    )
+    np.testing.assert_allclose(out, unpatchify(expected, 2, 4, 6), atol=1e-5)
+
+
+def test_defocus_starts_without_weight_where_weights_may_be_imported():
+    config = CONFIGS["tokens"]
+    params = jax.jit(lambda key: init_params(config, key, 4, 4))(jax.random.key(0))
+    assert params["dit"]["img_in"]["kernel"].shape == (12, 24)
+    assert params["defocus_in"]["kernel"].shape == (8, 24)
+    assert not np.any(params["defocus_in"]["kernel"])
+
+
+def test_channels_cannot_do_with_text_alone():
+    noisy, time, _ = draw()
+    with pytest.raises(InvalidInput, match="text alone; allowed: with reference_as='tokens'"):
+        apply(CONFIG, random_params(CONFIG), noisy, time, TextOnly())

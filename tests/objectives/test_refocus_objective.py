@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from bokeh_jax.objectives import (
     from_model_range,
     refocus_loss,
     refocus_pairs,
-    stacking_loss,
     to_model_range,
 )
 from bokeh_jax.objectives.refocus import pair_conditions
@@ -74,7 +74,7 @@ def keys():
 @pytest.fixture(scope="module")
 def fresh():
     """Start values: the last layer is zero, so the network's raw output is exactly 0."""
-    return models.init_params(MODEL, jax.random.key(0), 16, 16)
+    return jax.jit(lambda key: models.init_params(MODEL, key, 16, 16))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +89,21 @@ def random_params(fresh):
 
 
 def loss_parts(params, batch, keys, objective=OBJECTIVE, simulation=SIMULATION):
-    run = jax.jit(
-        lambda params: refocus_loss(
-            params, batch, keys, model=MODEL, simulation=simulation, objective=objective
-        )[1]
-    )
-    return {name: float(value) for name, value in run(params).items()}
+    parts = _loss_parts(params, batch, keys, objective, simulation)
+    return {name: float(value) for name, value in parts.items()}
+
+
+# One executable for all calls of a setting.
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _loss_parts(params, batch, keys, objective, simulation):
+    return refocus_loss(
+        params, batch, keys, model=MODEL, simulation=simulation, objective=objective
+    )[1]
+
+
+@jax.jit
+def photographed(batch, keys):
+    return simulate_pairs(batch, keys, SIMULATION)
 
 
 def test_model_range_is_srgb_in_minus_one_to_one():
@@ -103,38 +112,6 @@ def test_model_range_is_srgb_in_minus_one_to_one():
     values = jnp.linspace(-1.0, 1.0, 11)
     np.testing.assert_allclose(to_model_range(from_model_range(values)), values, atol=1e-5)
     np.testing.assert_allclose(from_model_range(jnp.array([-1.5, 1.5])), [0.0, 1.0], atol=1e-6)
-
-
-def test_stacking_loss_against_loops():
-    rng = np.random.default_rng(0)
-    predicted, targets = rng.normal(size=(2, 2, 3, 2, 4, 3)).astype(np.float32)
-    weights = rng.uniform(size=(2, 3, 2, 4)).astype(np.float32)
-    time_weight = np.array([0.3, 1.0], np.float32)
-    total = 0.0
-    for scene in range(2):
-        squares = []
-        for row in range(2):
-            for column in range(4):
-                for channel in range(3):
-                    blend = sum(
-                        weights[scene, i, row, column]
-                        * (predicted - targets)[scene, i, row, column, channel]
-                        for i in range(3)
-                    )
-                    squares.append(blend**2)
-        total += time_weight[scene] * np.mean(squares) / 2
-    found = stacking_loss(*map(jnp.asarray, (predicted, targets, weights, time_weight)))
-    np.testing.assert_allclose(found, total, rtol=1e-5)
-
-
-def test_stacking_sees_only_the_blend():
-    """Errors that cancel in the blend are free; the same errors with one sign are not."""
-    targets = jnp.zeros((1, 2, 4, 4, 3))
-    weights = jnp.full((1, 2, 4, 4), 0.5)
-    error = jnp.stack([jnp.ones((4, 4, 3)), -jnp.ones((4, 4, 3))])[None]
-    one = jnp.ones(1)
-    assert float(stacking_loss(error, targets, weights, one)) == 0.0
-    assert float(stacking_loss(jnp.abs(error), targets, weights, one)) == 1.0
 
 
 def test_an_untrained_guided_network_answers_with_the_guess(fresh, batch, keys):
@@ -196,7 +173,7 @@ def test_dropped_depth_leaves_no_guess(fresh, batch, keys):
     dropped = dataclasses.replace(OBJECTIVE, depth_dropout_rate=1.0)
     parts = loss_parts(fresh, batch, keys, dropped)
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-    pairs = simulate_pairs(batch, streams, SIMULATION)
+    pairs = photographed(batch, streams)
     reference = to_model_range(pairs.reference)[:, None]
     error = float(jnp.mean((to_model_range(pairs.targets) - reference) ** 2))
     np.testing.assert_allclose(parts["guess_psnr_db"], 10 * np.log10(4 / error), atol=1e-3)
@@ -207,14 +184,14 @@ def test_without_the_guide_nothing_is_rendered_for_the_network(fresh, batch, key
     parts = loss_parts(fresh, batch, keys, plain)
     # x̂ = f = 0 at the start, so the flow loss is the mean square of the targets.
     streams = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-    pairs = simulate_pairs(batch, streams, SIMULATION)
+    pairs = photographed(batch, streams)
     np.testing.assert_allclose(
         parts["flow_loss"], float(jnp.mean(to_model_range(pairs.targets) ** 2)), rtol=1e-4
     )
 
 
 def test_damaged_disparity_is_told_with_the_focus_it_has_and_the_truth_stays(batch, keys):
-    pairs = simulate_pairs(batch, keys, SIMULATION)
+    pairs = photographed(batch, keys)
     known = as_known(pairs, keys, DAMAGE)
     np.testing.assert_array_equal(known.targets, pairs.targets)
     np.testing.assert_array_equal(known.weights, pairs.weights)
@@ -263,9 +240,11 @@ def test_every_parameter_gets_a_gradient(random_params, batch, keys):
 
 
 def test_samples_keep_the_order_of_scenes_and_targets(fresh, batch, keys):
-    pairs = simulate_pairs(batch, keys, SIMULATION)
-    run = lambda pairs, keys: refocus_pairs(  # noqa: E731
-        fresh, pairs, keys, model=MODEL, objective=OBJECTIVE, max_radius_px=2.0
+    pairs = photographed(batch, keys)
+    run = jax.jit(
+        lambda pairs, keys: refocus_pairs(
+            fresh, pairs, keys, model=MODEL, objective=OBJECTIVE, max_radius_px=2.0
+        )
     )
     whole = run(pairs, keys)
     last = run(jax.tree.map(lambda leaf: leaf[2:], pairs), keys[2:])
@@ -288,6 +267,6 @@ def test_unusable_settings_are_refused(changes, named):
 
 
 def test_stored_pixels_are_decoded_to_linear_light(batch):
-    pairs = simulate_pairs(batch, jax.random.split(jax.random.key(0), 3), SIMULATION)
+    pairs = photographed(batch, jax.random.split(jax.random.key(0), 3))
     brightest = srgb_to_linear(batch["layers"][..., :3].max().astype(jnp.float32) / 255.0)
     assert float(pairs.targets.max()) <= float(brightest) + 1e-4

@@ -5,26 +5,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bokeh_jax import simulation
 from bokeh_jax.optics import Lens, composite_layers, srgb_to_linear, visible_disparity
 from bokeh_jax.simulation import (
     AugmentConfig,
     CameraConfig,
     Cameras,
     SimulationConfig,
-    crop_scene,
     draw_scenes,
     margin_for,
-    photograph,
-    photograph_pairs,
-    physics_guess,
     sample_cameras,
     seen_through,
-    simulate_pairs,
 )
 from data_pipeline.layered import LayeredSource
 
 SIZE_PX, RADIUS_PX, STORED_PX = 12, 2.0, 24
 FRAME = (SIZE_PX, SIZE_PX)
+# Operation by operation they would take ten times as long.
+crop_scene = jax.jit(simulation.crop_scene, static_argnames=("frame", "max_radius_px"))
+photograph = jax.jit(simulation.photograph, static_argnames="max_radius_px")
+photograph_pairs = jax.jit(simulation.photograph_pairs, static_argnums=2)
+physics_guess = jax.jit(simulation.physics_guess, static_argnames="max_radius_px")
+simulate_pairs = jax.jit(simulation.simulate_pairs, static_argnums=2)
 SIMULATION = SimulationConfig(
     size_px=SIZE_PX,
     frame_multiple_px=4,

@@ -19,7 +19,7 @@ from bokeh_jax.training.loop import Hooks, run_steps
 from bokeh_jax.training.memory_use import device_memory_gib, host_memory_gib
 from bokeh_jax.training.nonfinite import Judge, LostSteps
 from bokeh_jax.training.reporting import Reporter
-from bokeh_jax.training.step_metrics import StepMetrics
+from bokeh_jax.training.step_metrics import step_metrics
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 
 
@@ -38,11 +38,11 @@ class Clock:
 
 
 def metrics_of(**values):
-    names = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
-    names += ("gradient_norm", "parameter_norm", "learning_rate", "batch_checksum")
+    parts = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
+    names = (*parts, "gradient_norm", "parameter_norm", "learning_rate", "batch_checksum")
     values = dict.fromkeys(names, jnp.float32(1)) | values
     lost = LostSteps.of_step(jnp.bool(True), jnp.int32(1), values, jnp.arange(4))
-    return StepMetrics.single_from_model_output(**values, lost_steps=lost)
+    return step_metrics(parts).single_from_model_output(**values, lost_steps=lost)
 
 
 def test_rates_are_the_equations():

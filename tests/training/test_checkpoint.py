@@ -12,9 +12,10 @@ from etils.epath import testing
 from bokeh_jax import config as config_lib
 from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint, hosts, sharding
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint, record_from_json
-from bokeh_jax.training.checksums import checksums, leaves_by_name
+from bokeh_jax.training.checksums import checksums
 from bokeh_jax.training.train import train
 
 

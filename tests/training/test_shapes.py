@@ -22,7 +22,7 @@ from bokeh_jax.training.nonfinite import LostSteps
 from bokeh_jax.training.reporting import Reporter, Window
 from bokeh_jax.training.state import create_state
 from bokeh_jax.training.step import abstract_batch, by_shape, compile_step
-from bokeh_jax.training.step_metrics import StepMetrics
+from bokeh_jax.training.step_metrics import step_metrics
 from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 from data_pipeline.builder import build
@@ -122,11 +122,11 @@ def test_the_loader_is_told_what_the_config_says(mixed):
 
 
 def test_rows_that_had_to_be_replaced_are_reported(tmp_path):
-    names = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
-    names += ("gradient_norm", "parameter_norm", "learning_rate", "batch_checksum")
+    parts = ("loss", "flow_loss", "stacking_loss", "sample_psnr_db", "guess_psnr_db")
+    names = (*parts, "gradient_norm", "parameter_norm", "learning_rate", "batch_checksum")
     values = dict.fromkeys(names, jnp.float32(1))
     lost = LostSteps.of_step(jnp.bool(True), jnp.int32(1), values, jnp.arange(4))
-    metrics = StepMetrics.single_from_model_output(**values, lost_steps=lost)
+    metrics = step_metrics(parts).single_from_model_output(**values, lost_steps=lost)
     writer = open_writer(tmp_path, 0)
     reporter = Reporter(writer, None, Meter(), 4, 8, Machine(1), replaced_rows=lambda: 3)
     reporter.report(1, Window().with_step(metrics).closed())
@@ -141,7 +141,7 @@ def test_a_batch_of_another_shape_is_refused(mixed):
     wide = next(shape for shape in shapes(loader) if shape.kind == "photographs")
     batch = abstract_batch(wide, 4, placement)
     state = jax.jit(lambda: create_state(mixed))()
-    step = by_shape([(batch, compile_step(mixed, state, batch))])
+    step = by_shape([(batch, compile_step(mixed, state, {}, batch))], {})
     batches = make_loader(loader)
     for _ in range(4):
         found = sharding.put_batch(next(batches), placement)

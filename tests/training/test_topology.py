@@ -19,7 +19,7 @@ import jax, numpy as np
 from jax.sharding import AxisType, Mesh
 from bokeh_jax import config as config_lib
 from bokeh_jax.training import checkpoint, executables, sharding
-from bokeh_jax.training.checksums import leaves_by_name
+from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training.rng import step_key
 from bokeh_jax.training.saver import open_saver
 from bokeh_jax.training.state import create_state

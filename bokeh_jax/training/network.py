@@ -1,0 +1,120 @@
+"""Which parameters an experiment has, which of them it trains, and how the frozen ones are kept.
+
+    network = frozen ∪ trained          two trees of dicts without a leaf in common
+
+    task 'autoencoder'           codec: trained
+    task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
+    … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
+                                 dit: frozen, its kernels and biases in bfloat16
+
+What is frozen has no optimizer state, no average and no place in checkpoints: it is an argument of
+the step beside the state, and comes again from where it came first (`frozen`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from bokeh_jax import models
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
+from bokeh_jax.models import autoencoder
+from bokeh_jax.models.codec import CODEC
+from bokeh_jax.models.lora import is_adapter, joined
+from bokeh_jax.training.rng import step_key
+
+Tree = dict[str, Any]
+
+TRANSFORMER = "dit"
+# Scales of norms, few numbers that enter in float32, stay as they are.
+_HALVED = ("kernel", "bias")
+
+
+def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
+    """Fresh values of all parameters, frozen ones too; pure, may be traced and cut to a part."""
+    tree: Tree = {}
+    if config.task == "refocus":
+        side = config.model.patch_size
+        tree |= models.init_params(config.model, key, side, side)
+    if config.codec.kind == "autoencoder":
+        # A stream of its own.
+        codec_key = jax.random.fold_in(key, 1)
+        tree[CODEC] = autoencoder.init_params(config.codec.autoencoder, codec_key)
+    return _halved(config, tree)
+
+
+def fresh_network(config: ExperimentConfig) -> Tree:
+    """All parameters as the config's seed makes them; pure."""
+    return init_network(config, step_key(config.seed, "init", 0))
+
+
+def network_axes(config: ExperimentConfig) -> Tree:
+    """A tree like the network's with a `PartitionSpec` of axis names in each parameter's place."""
+    tree: Tree = {}
+    if config.task == "refocus":
+        tree |= models.parameter_axes(config.model)
+    if config.codec.kind == "autoencoder":
+        tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
+    return tree
+
+
+def is_trained(config: ExperimentConfig, name: str) -> bool:
+    """Whether the parameter of this name (its keys joined by "/") is trained."""
+    if config.task == "autoencoder":
+        return True
+    part = name.split("/")[0]
+    if part == CODEC:
+        return False
+    return part != TRANSFORMER or not config.model.lora.rank or is_adapter(name)
+
+
+def trained_part(config: ExperimentConfig, tree: Tree) -> Tree:
+    """The trained leaves of a tree like the network's."""
+    return tree_by_name(
+        {name: leaf for name, leaf in leaves_by_name(tree).items() if is_trained(config, name)}
+    )
+
+
+def frozen_part(config: ExperimentConfig, tree: Tree) -> Tree:
+    """The other leaves; empty where all is trained."""
+    return tree_by_name(
+        {name: leaf for name, leaf in leaves_by_name(tree).items() if not is_trained(config, name)}
+    )
+
+
+def whole(frozen: Tree, trained: Tree) -> Tree:
+    """The network of both parts."""
+    return joined(frozen, trained)
+
+
+def filled(placed: Tree, found: Mapping[str, jax.Array], fresh: Callable[[], Tree]) -> Tree:
+    """Parameters for every place: those that were found, the rest fresh.
+
+    Args:
+        placed: shapes, types and places.
+        found: by name.
+        fresh: traced; a tree that has at least the missing ones.
+    """
+    places = leaves_by_name(placed)
+    missing = [name for name in places if name not in found]
+
+    def rest() -> Tree:
+        leaves = leaves_by_name(fresh())
+        return {name: leaves[name] for name in missing}
+
+    # What is found is not computed: the compiler drops it.
+    made = jax.jit(rest, out_shardings={name: places[name].sharding for name in missing})()
+    return tree_by_name({name: found.get(name, made.get(name)) for name in places})
+
+
+def _halved(config: ExperimentConfig, tree: Tree) -> Tree:
+    """Frozen matrices and biases of the transformer in bfloat16."""
+
+    def cast(name: str, leaf: Any) -> Any:
+        base = name.startswith(f"{TRANSFORMER}/") and not is_trained(config, name)
+        return leaf.astype(jnp.bfloat16) if base and name.endswith(_HALVED) else leaf
+
+    return tree_by_name({name: cast(name, leaf) for name, leaf in leaves_by_name(tree).items()})

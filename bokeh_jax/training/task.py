@@ -1,0 +1,57 @@
+"""What an experiment trains: its task's objective as one function of (parameters, batch, keys)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models.codec import CODEC
+from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
+from bokeh_jax.simulation import simulate_pairs
+
+PyTree = Any
+Parts = dict[str, Float[Array, ""]]
+# (the whole network's parameters, scene batch, one key a scene) -> (loss, its parts)
+Loss = Callable[[PyTree, dict[str, Any], Key[Array, " b"]], tuple[Float[Array, ""], Parts]]
+
+
+def loss_of(config: ExperimentConfig) -> Loss:
+    """The objective of the experiment's task; pure."""
+    if config.task == "autoencoder":
+        return functools.partial(_reconstruction, config=config)
+    return functools.partial(
+        refocus_loss,
+        model=config.model,
+        simulation=config.simulation,
+        objective=config.objective,
+        codec=config.codec,
+    )
+
+
+def _reconstruction(
+    params: PyTree, batch: dict[str, Any], keys: Key[Array, " b"], *, config: ExperimentConfig
+) -> tuple[Float[Array, ""], Parts]:
+    """The autoencoder's objective of all photographs that are simulated of the scenes."""
+    images = photographs(batch, keys, config)
+    indices = jnp.arange(images.shape[0] // keys.shape[0])
+    own = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(indices))(keys)
+    return autoencoder_loss(
+        params[CODEC],
+        images,
+        own.reshape(-1),
+        model=config.codec.autoencoder,
+        objective=config.reconstruction,
+    )
+
+
+def photographs(
+    batch: dict[str, Any], keys: Key[Array, " b"], config: ExperimentConfig
+) -> Float[Array, "n h w 3"]:
+    """References and targets of a scene batch in the model's range, scene by scene."""
+    pairs = simulate_pairs(batch, keys, config.simulation)
+    every = jnp.concatenate((pairs.reference[:, None], pairs.targets), axis=1)
+    return to_model_range(every.reshape(-1, *every.shape[2:]))
