@@ -152,6 +152,8 @@ def test_an_interrupted_command_continues_to_the_same_bytes(capsys, tmp_path):
     where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(Path.cwd())}}
     sidecars = tmp_path / "out.building" / "sidecars"
     pipe = subprocess.PIPE
+    # What a shell puts into the background ignores interrupts, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A terminal interrupts all processes of a command: the worker keeps quiet.
     with subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **where

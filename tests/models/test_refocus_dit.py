@@ -269,7 +269,6 @@ def test_text_joins_the_context():
 @pytest.mark.parametrize(
     ("text_dim", "given_dim", "message"),
     [
-        (5, None, "text is None; allowed: 5 features, as text_dim is 5"),
         (None, 5, r"text has shape \(2, 3, 5\); allowed: None, as text_dim is None"),
         (5, 4, "text has 4 features; allowed: 5, as text_dim is 5"),
     ],
@@ -278,6 +277,19 @@ def test_text_that_does_not_fit_is_named(text_dim, given_dim, message):
     config = replace(CONFIG, text_dim=text_dim)
     with pytest.raises(InvalidInput, match=message):
         apply(config, random_params(config), *draw(text_dim=given_dim))
+
+
+def test_no_text_is_a_prompt_without_tokens():
+    config = replace(CONFIG, text_dim=5, pooled_dim=3)
+    params = random_params(config)
+    noisy, time, conditions = draw()
+    empty = replace(
+        conditions, text=jnp.zeros((2, 0, 5), jnp.float32), pooled=jnp.zeros((2, 3), jnp.float32)
+    )
+    run = jax.jit(partial(apply, config))
+    np.testing.assert_array_equal(
+        run(params, noisy, time, conditions), run(params, noisy, time, empty)
+    )
 
 
 def test_start_values_are_a_plain_float32_tree_of_any_size():
