@@ -6,8 +6,7 @@
     bokeh-jax plan --config=configs/flux_refocus_full.py --topology=v5p:4x4x4 --without-simulation
 
 As `flux_refocus_lora`, without adapters: parameters, two moments and the average are float32, 190
-GB over all chips. Nobody has trained this here, and the
-plan was not made yet.
+GB over all chips. Nobody has trained this here, and the plan was not made yet.
 """
 
 from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ shapes trains in as many buckets, each with about that many pixels in its own as
 (docs/data.md); `--config.simulation.stored_size_px` keeps their sizes in proportion.
 
 The frozen transformer is 23.8 GB in bfloat16, shared out to all chips; only adapters, camera tokens
-and the defocus maps' layer are trained. The whole way is in docs/flux.md. Nobody has trained this here, and the
-plan was not made yet.
+and the defocus maps' layer are trained. The whole way is in docs/flux.md. Nobody has
+trained this here, and the plan was not made yet.
 """
 
 from ml_collections import ConfigDict

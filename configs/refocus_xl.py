@@ -6,8 +6,7 @@
 
 The blocks are those of `dit_xl`, which works in pixels. Here 1,024 tokens hold noisy latents,
 reference, guess and defocus maps of one place ('channels'): no token is spent on the reference.
-Nobody has trained this here, and the
-plan was not made yet.
+Nobody has trained this here, and the plan was not made yet.
 """
 
 from ml_collections import ConfigDict
