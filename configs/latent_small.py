@@ -10,6 +10,7 @@ stacking constraint (`latents`, `blended_latents`, `pixels`), in docs/results.md
 from ml_collections import ConfigDict
 
 from bokeh_jax.config import experiment
+from configs._small_codec import CODEC
 
 
 def get_config() -> ConfigDict:
@@ -26,14 +27,7 @@ def get_config() -> ConfigDict:
                 all_in_focus_target_rate=0.15,
             ),
         ),
-        codec=dict(
-            kind="autoencoder",
-            autoencoder=dict(
-                block_out_channels=(32, 64, 64),
-                latent_channels=8,
-                compute_dtype="float32",
-            ),
-        ),
+        codec=CODEC,
         pretrained=dict(autoencoder="runs/vae_small"),
         model=dict(
             image_channels=8,

@@ -11,6 +11,7 @@ a codec does to the stacking constraint, on a machine without accelerators.
 from ml_collections import ConfigDict
 
 from bokeh_jax.config import experiment
+from configs._small_codec import CODEC
 
 
 def get_config() -> ConfigDict:
@@ -28,14 +29,7 @@ def get_config() -> ConfigDict:
                 all_in_focus_target_rate=0.3,
             ),
         ),
-        codec=dict(
-            kind="autoencoder",
-            autoencoder=dict(
-                block_out_channels=(32, 64, 64),
-                latent_channels=8,
-                compute_dtype="float32",
-            ),
-        ),
+        codec=CODEC,
         optimizer=dict(peak_learning_rate=2e-3, warmup_steps=20, ema_decay=0.98),
         training=dict(
             num_steps=600,

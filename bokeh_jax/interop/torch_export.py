@@ -25,6 +25,7 @@ from bokeh_jax.interop.weight_map import leaf_shapes
 from bokeh_jax.interop.writing import MAX_SHARD_BYTES, FileDtype, write_json, write_shards
 from bokeh_jax.leaf_names import tree_by_name
 from bokeh_jax.models import AutoencoderConfig, CodecConfig, LoraConfig, RefocusConfig
+from bokeh_jax.models.autoencoder_config import AUTOENCODER_SHAPE
 
 FORMAT = "bokeh_jax"
 TEMPLATES = Path(__file__).parent / "torch_model"
@@ -45,19 +46,6 @@ _MODEL_FIELDS = (
     "num_single_blocks",
     "rope_axes_dim",
     "rope_theta",
-)
-_AUTOENCODER_FIELDS = (
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "latent_channels",
-    "norm_num_groups",
-    "scaling_factor",
-    "shift_factor",
-    "use_quant_conv",
-    "use_post_quant_conv",
-    "mid_block_add_attention",
 )
 
 
@@ -103,7 +91,7 @@ class Export:
         """Fields of `config.json`."""
         autoencoder = None
         if self.codec.kind == "autoencoder":
-            autoencoder = _chosen(self.codec.autoencoder, _AUTOENCODER_FIELDS)
+            autoencoder = _chosen(self.codec.autoencoder, AUTOENCODER_SHAPE)
         return {
             "format": FORMAT,
             "model": _chosen(self.model, _MODEL_FIELDS),

@@ -9,6 +9,20 @@ from bokeh_jax.models.config import COMPUTE_DTYPES, ComputeDtype, check_at_least
 
 AutoencoderRemat = Literal["none", "full"]
 AUTOENCODER_REMATS: tuple[AutoencoderRemat, ...] = ("none", "full")
+# Fields that say which network it is; the others say how it is computed.
+AUTOENCODER_SHAPE = (
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "latent_channels",
+    "norm_num_groups",
+    "scaling_factor",
+    "shift_factor",
+    "use_quant_conv",
+    "use_post_quant_conv",
+    "mid_block_add_attention",
+)
 
 
 @dataclass(frozen=True)

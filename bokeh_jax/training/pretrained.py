@@ -20,6 +20,7 @@ from bokeh_jax.interop.lora_files import read_lora
 from bokeh_jax.interop.reading import load_parameters
 from bokeh_jax.interop.tensor_files import open_tensor_files, read_config
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
+from bokeh_jax.models.autoencoder_config import AUTOENCODER_SHAPE
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.models.lora import is_adapter
 from bokeh_jax.training import checkpoint
@@ -94,19 +95,6 @@ _DIT = {
     "pooled_dim": "pooled_dim",
     "guidance_embed": "distilled_guidance (a number, or none)",
 }
-_AUTOENCODER = (
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "layers_per_block",
-    "latent_channels",
-    "norm_num_groups",
-    "scaling_factor",
-    "shift_factor",
-    "use_quant_conv",
-    "use_post_quant_conv",
-    "mid_block_add_attention",
-)
 
 
 def _check_fields(
@@ -135,7 +123,7 @@ def _autoencoder(config: ExperimentConfig, placed: Tree) -> tuple[Leaves, list[s
         return _trained_autoencoder(config, placed[CODEC], workdir, step)
     path, wanted = Path(source), config.codec.autoencoder
     there = autoencoder_names.config_from_diffusers(read_config(path))
-    keys = {field: field for field in _AUTOENCODER}
+    keys = {field: field for field in AUTOENCODER_SHAPE}
     _check_fields(path, "codec.autoencoder", there, wanted, keys)
     files = open_tensor_files(path)
     names = autoencoder_names.autoencoder_map(wanted, files.tensors)
@@ -154,7 +142,7 @@ def _trained_autoencoder(
             f"config key pretrained.autoencoder is {workdir!r}, a run with task={there.task!r}; "
             "allowed: a run with task='autoencoder', or a folder in diffusers' layout"
         )
-    keys = {field: field for field in _AUTOENCODER}
+    keys = {field: field for field in AUTOENCODER_SHAPE}
     wanted = config.codec.autoencoder
     _check_fields(Path(workdir), "codec.autoencoder", there.codec.autoencoder, wanted, keys)
     read = checkpoint.load_named(stored, _prefixed(f"ema/{CODEC}", placed))
