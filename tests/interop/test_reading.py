@@ -47,8 +47,8 @@ def jobs(*arguments, devices, processes=1):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-        # Huge pages, which `make` asks for, would be counted with memory that nothing asked for.
-        "GLIBC_TUNABLES": "",
+        # Huge pages, which `make` asks for, and what malloc keeps of freed memory would be counted.
+        "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1000000",
     }
     program = str(Path(__file__).parent / "reading_job.py")
     with socket.socket() as listener:
@@ -112,7 +112,7 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path):
         hidden_dim=512,
         num_heads=4,
         num_double_blocks=0,
-        num_single_blocks=12,
+        num_single_blocks=24,
         rope_axes_dim=(32, 48, 48),
         context_dim=12,
         pooled_dim=10,
@@ -121,9 +121,9 @@ def test_the_host_holds_one_tensor_beside_the_parameters(tmp_path):
     (told,) = jobs(tmp_path / "m", 1, 1, 1, devices=1)
     largest_leaf = 4 * max(map(math.prod, leaf_shapes(flux_map(config)).values()))
     largest_tensor = 4 * 512 * (512 + 2048)
-    assert num_bytes(config) > 190e6
+    assert num_bytes(config) > 380e6
     # A whole parameter would not fit into that.
-    room = 2 * largest_tensor + 30e6
+    room = 2 * largest_tensor + 70e6
     assert room < largest_leaf
     assert told["peak_bytes"] - num_bytes(config) < room
 
