@@ -40,6 +40,8 @@ PRODUCT_NAME = "product"
 # Axis along which a kernel is several matrices, each with adapters of its own.
 _SEPARATE_AXIS = "qkv"
 _RANK_AXIS = "rank"
+# Cut where parameters are kept, whole where they are used.
+_GATHERED_AXES = ("embed", _RANK_AXIS)
 
 # `nn.Module.param`
 Param = Callable[..., Any]
@@ -250,16 +252,17 @@ def _product(x: Float[Array, "..."], kernel: Float[Array, "..."], num_in: int) -
 
 
 def _gathered(kernel: Float[Array, "..."], axes: tuple[str, ...], dtype: Any) -> Array:
-    """The kernel whole along its width, gathered in the type of the product, layer by layer.
+    """The kernel whole along its width or rank, gathered in the type of the product, by layers.
 
     Left to the partitioner, matrices cut over two mesh axes got wrong gradients (docs/results.md).
     """
-    return constrain(kernel.astype(dtype), *(None if name == "embed" else name for name in axes))
+    names = (None if name in _GATHERED_AXES else name for name in axes)
+    return constrain(kernel.astype(dtype), *names)
 
 
 def _placed(out: Float[Array, "..."], axes: tuple[str, ...]) -> Array:
-    """An activation whose last axes have these names, whole along its width."""
-    names = (None if name == "embed" else name for name in axes)
+    """An activation whose last axes have these names, whole along its width or rank."""
+    names = (None if name in _GATHERED_AXES else name for name in axes)
     return constrain(out, "batch", *("tokens",) * (out.ndim - len(axes) - 1), *names)
 
 

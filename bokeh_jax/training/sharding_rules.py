@@ -21,6 +21,8 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
     ("mlp", "tensor"),
     ("modulation", "tensor"),
     ("embed", "fsdp"),
+    # Of an adapter's two factors the one beside a width is cut along that, the other along this.
+    ("rank", "fsdp"),
     # Whole on every device:
     ("layers", None),
     ("features", None),

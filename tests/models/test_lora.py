@@ -381,6 +381,6 @@ def test_adapters_lie_as_their_kernels_do(layouts):
         return where[f"single_blocks/{layer}/default"]
 
     assert of("linear1_qkv/lora_a") == str(PartitionSpec(None, "fsdp", None, None))
-    assert of("linear1_qkv/lora_b") == str(PartitionSpec(None, None, None, "tensor", None))
-    assert of("linear2/lora_a_mlp") == str(PartitionSpec(None, "tensor", None))
+    assert of("linear1_qkv/lora_b") == str(PartitionSpec(None, None, "fsdp", "tensor", None))
+    assert of("linear2/lora_a_mlp") == str(PartitionSpec(None, "tensor", "fsdp"))
     assert of("linear2/lora_b") == str(PartitionSpec(None, None, "fsdp"))
