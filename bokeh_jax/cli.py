@@ -6,7 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bokeh_jax.command_line import CONFIG_EPILOG, Parser, add_train_arguments, run_and_exit_code
+from bokeh_jax.command_line import (
+    CONFIG_EPILOG,
+    Parser,
+    add_job_arguments,
+    add_train_arguments,
+    run_and_exit_code,
+)
 from bokeh_jax.commands.bench import add_lens_blur_arguments
 from bokeh_jax.commands.bench_codec import add_codec_arguments
 from bokeh_jax.commands.bench_data import add_data_arguments
@@ -39,16 +45,36 @@ def _train(arguments: argparse.Namespace, overrides: Overrides) -> int:
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a training run")
-    parser.add_argument("--step", type=int, help="checkpoint step; default: the newest")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, help="checkpoint step; default: the newest")
+    which.add_argument(
+        "--all", action="store_true", help="every checkpoint that was not evaluated yet"
+    )
+    which.add_argument(
+        "--watch",
+        action="store_true",
+        help="those, and each new one until the run's last; beside the job that trains",
+    )
+    parser.add_argument(
+        "--poll-seconds", type=float, default=30.0, metavar="S", help="of --watch; default: 30"
+    )
     parser.add_argument("--raw", action="store_true", help="the raw parameters instead of the EMA")
+    add_job_arguments(parser)
 
 
 def _eval(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from bokeh_jax.commands.run import evaluate_workdir
+    from bokeh_jax.commands.evaluate import Which, evaluate_workdir
+    from bokeh_jax.training import hosts
 
-    evaluate_workdir(
-        arguments.workdir, step=arguments.step, use_ema=not arguments.raw, overrides=overrides
+    which = Which(
+        step=arguments.step,
+        every=arguments.all,
+        watch=arguments.watch,
+        poll_seconds=arguments.poll_seconds,
+        use_ema=not arguments.raw,
     )
+    hosts.join(hosts.Hosts.from_arguments(arguments))
+    evaluate_workdir(arguments.workdir, which, overrides)
     return 0
 
 
@@ -59,14 +85,24 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CAPTION=FILE",
-        help="a photograph to show, such as 'near=near.png'; may be repeated",
+        help="a photograph to show, such as 'near=near.png'; may be repeated: the first is what "
+        "the others were made from",
+    )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="WORKDIR",
+        help="another evaluated run; may be repeated",
     )
 
 
 def _report(arguments: argparse.Namespace, overrides: Overrides) -> int:
-    from bokeh_jax.commands.run import report_workdir
+    from bokeh_jax.commands.report import report_workdir
 
-    print(f"report: {report_workdir(arguments.workdir, arguments.photo).resolve()}")
+    written = report_workdir(arguments.workdir, arguments.photo, arguments.compare)
+    print(f"report: {written.resolve()}")
     return 0
 
 
@@ -295,7 +331,7 @@ _COMMANDS = {
         takes_config=True,
     ),
     "eval": _Command(
-        "score a checkpoint on held-out scenes, next to two baselines",
+        "score checkpoints on held-out scenes, next to what needs no training",
         _eval_arguments,
         _eval,
         takes_config=True,

@@ -46,6 +46,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a profiler trace of the steps FROM+1 to TO into WORKDIR/profile, by process 0; "
         "SIGUSR1 asks a running process for one of its next 5 steps",
     )
+    add_job_arguments(parser)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a process finds the others of its job."""
     job = parser.add_argument_group(
         "several processes",
         "all three by hand, such as launch/local.py does; none on one machine, under Slurm, on a "

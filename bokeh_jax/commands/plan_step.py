@@ -26,7 +26,7 @@ from bokeh_jax.commands.plan_time import Kernel, StepTime, pallas_kernels, step_
 from bokeh_jax.commands.tpu_compiler import topology_devices, without_cache
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.models.flops import TRAINING_PASSES, refocus_forward_flops
+from bokeh_jax.models.flops import refocus_training_flops
 from bokeh_jax.objectives.refocus import simulate
 from bokeh_jax.training import preflight, sharding
 from bokeh_jax.training.overview import bytes_a_device
@@ -169,7 +169,6 @@ def plan_step(
     frame = config.simulation.frame_of((shape.height_px, shape.width_px))
     grid = config.grid_of((shape.height_px, shape.width_px))
     images = config.training.global_batch_size * config.simulation.cameras.num_targets
-    forward = refocus_forward_flops(config.model, *grid)
     leaves = jax.tree.leaves((state.params, frozen))
     return StepPlan(
         topology=topology,
@@ -186,7 +185,7 @@ def plan_step(
         num_parameters=sum(leaf.size for leaf in leaves),
         parameter_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
         memory=_memory(state, frozen, batch, compiled.memory_analysis(), chip),
-        model_flops=TRAINING_PASSES * images * forward / mesh.size,
+        model_flops=images * refocus_training_flops(config.model, *grid) / mesh.size,
         work=_work(compiled, mesh, chip),
         peak_flops_per_s=chip.flops_per_s,
         compile_seconds=compile_seconds,

@@ -19,7 +19,12 @@ of (4'); that is what the cache costs.
 Embeddings, the output layer and what is no product (norms, softmax, the lens blur) are left out or
 added where named; so are the products that rematerialisation repeats: this is what the model needs,
 not what a machine does. The backward pass is twice the forward one (Kaplan et al. 2020, PaLM's
-appendix B, arXiv 2204.02311).
+appendix B, arXiv 2204.02311): one product for the gradient of each operand. A frozen matrix has
+none, so with adapters of rank r (Hu et al. 2021) beside frozen matrices a step needs
+
+    (5) 2 · forward + (2) + 3 · 2 T r Σ (n_in + n_out)
+
+summed over the adapted layers of blocks; queries, keys and values have an adapter each.
 """
 
 from bokeh_jax.models.conditions import NUM_CAMERA_TOKENS
@@ -47,14 +52,29 @@ def dit_forward_flops(
     """
     tokens, c, f = num_image_tokens + num_context_tokens, config.hidden_dim, config.mlp_dim
     own = num_condition_tokens
-    pairs = (tokens - own) * (tokens + num_cached_tokens) + own**2
-    block = 2 * tokens * (4 * c**2 + 2 * c * f) + 4 * pairs * c
+    attention = _attention_flops(config, tokens, own, num_cached_tokens)
+    block = 2 * tokens * (4 * c**2 + 2 * c * f) + attention
     blocks = config.num_double_blocks * (block + (36 if own else 24) * c**2)
     blocks += config.num_single_blocks * (block + (12 if own else 6) * c**2)
     ends = 2 * num_image_tokens * c * (config.in_channels + config.out_channels)
     if config.context_dim is not None:
         ends += 2 * num_context_tokens * c * config.context_dim
     return float(blocks + ends)
+
+
+def _attention_flops(config: DiTConfig, tokens: int, own: int = 0, cached: int = 0) -> int:
+    """Equation (2) of one block."""
+    return 4 * ((tokens - own) * (tokens + cached) + own**2) * config.hidden_dim
+
+
+def _adapter_flops(config: DiTConfig, tokens: int) -> int:
+    """The products of one adapter in all blocks, in one forward pass."""
+    c, f, lora = config.hidden_dim, config.mlp_dim, config.lora
+    attention, mlp = (lora.on(name) is not None for name in ("attention", "mlp"))
+    double = attention * 8 * c + mlp * 2 * (c + f)
+    single = attention * 6 * c + mlp * (c + f) + (attention or mlp) * (2 * c + f)
+    widths = config.num_double_blocks * double + config.num_single_blocks * single
+    return 2 * tokens * lora.rank * len(lora.adapters) * widths
 
 
 def refocus_forward_flops(
@@ -76,3 +96,18 @@ def refocus_forward_flops(
         num_condition_tokens=0 if cached else own,
         num_cached_tokens=own if cached else 0,
     )
+
+
+def refocus_training_flops(config: RefocusConfig, height_px: int, width_px: int) -> float:
+    """Forward and backward on one image, no text; equation (5) where the network is adapted."""
+    forward = refocus_forward_flops(config, height_px, width_px)
+    if not config.lora.rank:
+        return TRAINING_PASSES * forward
+    dit = config.dit_config()
+    patches = height_px * width_px // config.patch_size**2
+    streams = 1 if config.reference_as == "channels" else 2 + config.guess_tokens
+    own = (streams - 1) * patches if config.reference_sees == "itself" else 0
+    tokens = streams * patches + NUM_CAMERA_TOKENS
+    blocks = config.num_double_blocks + config.num_single_blocks
+    attention = blocks * _attention_flops(dit, tokens, own)
+    return 2 * forward + attention + TRAINING_PASSES * _adapter_flops(dit, tokens)

@@ -110,6 +110,7 @@ def refocus_pairs(
     num_steps: int = 1,
     guidance_scale: float = 1.0,
     reference_camera_given: bool = False,
+    disparity_given: Float[Array, " b"] | None = None,
     told: Mapping[str, Any] | None = None,
 ) -> Float[Array, "b m h w 3"]:
     """Every target of simulated pairs, told disparity and asked camera.
@@ -129,6 +130,7 @@ def refocus_pairs(
         num_steps: solver steps.
         guidance_scale: 1 is none.
         reference_camera_given: tell the reference's camera too.
+        disparity_given: 1 where the scene's disparity is told, else 0; None for all of them.
         told: `text` and `pooled` of the scenes, as far as they are to be told; None for nothing.
 
     Returns:
@@ -138,7 +140,7 @@ def refocus_pairs(
     ones = jnp.ones(scenes)
     conditions = pair_conditions(
         pairs,
-        disparity_given=ones,
+        disparity_given=ones if disparity_given is None else disparity_given,
         camera_given=ones,
         reference_camera_given=ones if reference_camera_given else 0.0 * ones,
         objective=objective,

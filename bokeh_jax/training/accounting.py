@@ -11,7 +11,8 @@ n steps that ended in it, F the operations of the network's products in them, D 
     (3) MFU             u   = F / (n τ D p)
     (4) F               Σ over steps: 3 · forward operations of one image · images
 
-F is what the model needs (models/flops.py): the backward pass counts twice the forward one, what
+F is what the model needs (models/flops.py): the backward pass counts twice the forward one (less
+where adapters are all that is trained: no gradient of a frozen matrix is needed), what
 rematerialisation repeats counts nothing, nor does the simulation, nor the autoencoder of latents
 (a run that trains one reports no MFU). p is the dense bfloat16 peak
 (chips.py), whatever type the config computes in.
@@ -28,7 +29,7 @@ import jax
 
 from bokeh_jax.chips import Chip
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.models.flops import TRAINING_PASSES, refocus_forward_flops
+from bokeh_jax.models.flops import refocus_training_flops
 
 Clock = Callable[[], float]
 
@@ -79,8 +80,7 @@ def batch_flops(config: ExperimentConfig) -> Callable[[Mapping[str, Any]], float
     def flops_of(grid: tuple[int, int]) -> float:
         if config.task == "autoencoder":
             return 0.0
-        forward = refocus_forward_flops(config.model, *grid)
-        return TRAINING_PASSES * forward * images
+        return refocus_training_flops(config.model, *grid) * images
 
     def flops(batch: Mapping[str, Any]) -> float:
         if "multi" in batch:

@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.leaf_names import leaves_by_name
+from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
 from bokeh_jax.training.checkpoint_record import (
     DamagedCheckpoint,
     DataPosition,
@@ -314,14 +314,40 @@ def _differences(saved: Any, asked: Any, prefix: str = "model") -> list[str]:
     return parts
 
 
-def load_params(workdir: PathLike, step: int, *, use_ema: bool = True) -> Any:
-    """Parameters of a checkpoint on this process's first device: the EMA, or the raw ones.
+def load_params(
+    workdir: PathLike, step: int, *, use_ema: bool = True, placed: TrainState | None = None
+) -> dict[str, Any]:
+    """Parameters of a checkpoint: the EMA, or the raw ones.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        use_ema: which of the two.
+        placed: shapes and places of the whole state, for a job of which all processes call; None
+            for what was saved, on this process's first device.
 
     Raises:
         DamagedCheckpoint: they are not what was saved.
+        InvalidInput: it holds other parameters than `placed`.
     """
     stored = read_step(workdir, step)
     # Only the wanted part is read: the other trees may not even fit on one device.
-    part = "ema" if use_ema else "params"
-    names = {name for name in leaves_by_name(stored.tree) if name.startswith(f"{part}/")}
-    return load(stored, only(stored.tree, names))[part]
+    part = "ema/" if use_ema else "params/"
+
+    def named(tree: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+        leaves = leaves_by_name(tree)
+        return {name: leaf for name, leaf in leaves.items() if name.startswith(part)}
+
+    there = named(stored.tree)
+    wanted = jax.tree.map(on_one_device, there) if placed is None else named(placed)
+    if wrong := sorted(
+        name
+        for name in there.keys() | wanted.keys()
+        if name not in there or name not in wanted or there[name].shape != wanted[name].shape
+    ):
+        raise InvalidInput(
+            f"checkpoint {stored.path} and the config differ in {len(wrong)} parameter(s), first "
+            f"{wrong[0]}; allowed: changes of the config that leave the network as it is"
+        )
+    loaded = load_named(stored, wanted)
+    return tree_by_name({name.removeprefix(part): leaf for name, leaf in loaded.items()})

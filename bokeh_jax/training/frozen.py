@@ -69,22 +69,32 @@ def check_same(
 
 
 def load_network(
-    config: ExperimentConfig, workdir: epath.PathLike, step: int, *, use_ema: bool = True
+    config: ExperimentConfig,
+    workdir: epath.PathLike,
+    step: int,
+    *,
+    use_ema: bool = True,
+    mesh: Mesh | None = None,
 ) -> Tree:
-    """The whole network of a checkpoint on this process's first device.
+    """The whole network of a checkpoint.
 
     Args:
         config: the checkpoint's, or one that names other places of the same frozen parameters.
         workdir: of the run.
         step: of the checkpoint.
         use_ema: the averaged parameters, or the raw ones.
+        mesh: where it is to lie, as in training; in a job of several processes all of them call.
+            None is this process's first device.
 
     Raises:
         DamagedCheckpoint: it is not what was saved.
         InvalidInput: the frozen parameters are not those it was trained with.
     """
-    trained = checkpoint.load_params(workdir, step, use_ema=use_ema)
-    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    if mesh is None:
+        mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    trained = checkpoint.load_params(
+        workdir, step, use_ema=use_ema, placed=sharding.placed_state(config, mesh)
+    )
     frozen, _ = frozen_parameters(config, mesh)
     saved = checkpoint.read_step(workdir, step).record.frozen
     check_same(workdir, step, saved, digest(frozen), config)

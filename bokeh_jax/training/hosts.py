@@ -12,6 +12,7 @@ A job whose processes read different configs, code or data would train on nonsen
 one of them waits for the others. So each shows the digests of its own before anything is compiled.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import os
@@ -50,6 +51,17 @@ class Hosts:
     process_index: int | None = None
     timeout_seconds: int = 300
     heartbeat_timeout_seconds: int = 100
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> "Hosts":
+        """Of a command line (`command_line.add_job_arguments`)."""
+        return cls(
+            arguments.coordinator,
+            arguments.num_processes,
+            arguments.process_index,
+            arguments.join_timeout_seconds,
+            arguments.heartbeat_timeout_seconds,
+        )
 
     def __post_init__(self):
         named = {

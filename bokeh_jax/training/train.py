@@ -196,15 +196,7 @@ def run_from_arguments(arguments: argparse.Namespace, overrides: list[str]) -> i
     """Trains as the command line says; returns the exit code."""
     profile_steps = parse_steps(arguments.profile_steps)
     with preemption.stop_requests():
-        hosts.join(
-            hosts.Hosts(
-                arguments.coordinator,
-                arguments.num_processes,
-                arguments.process_index,
-                arguments.join_timeout_seconds,
-                arguments.heartbeat_timeout_seconds,
-            )
-        )
+        hosts.join(hosts.Hosts.from_arguments(arguments))
         config = config_lib.load(arguments.config, overrides)
         try:
             result = train(

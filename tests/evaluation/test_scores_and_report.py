@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from bokeh_jax import config as config_lib
+from bokeh_jax.evaluation.methods import BASELINES, METHODS
 from bokeh_jax.evaluation.metrics import mean_with_interval, psnr_db
-from bokeh_jax.evaluation.report import Picture, line_chart, verdict, write_report
-from bokeh_jax.evaluation.suite import METHODS, TASKS, evaluate, summary, task_simulation
+from bokeh_jax.evaluation.report import Page, results_table, verdict, write_report
+from bokeh_jax.evaluation.report_parts import Picture, line_chart, slider
+from bokeh_jax.evaluation.suite import TASKS, evaluate, summary, task_simulation
 from bokeh_jax.models import init_params
 
 
@@ -57,15 +58,20 @@ def test_every_task_is_scored_on_every_split(untrained, tiny):
     assert found == {(split, task) for split in tiny.evaluation.splits for task in TASKS}
     for result in untrained:
         assert all(len(result.psnr_db[method]) == 8 for method in METHODS)
-        assert result.pictures.shape == (6, 6, 16, 16, 3)
+        assert result.pictures.shape == (6, 9, 16, 16, 3)
+        gain = result.psnr_db["model_known_camera"] - result.psnr_db["lens_blur_known_camera"]
+        for rows, first in ((result.best, gain.argmax()), (result.worst, gain.argmin())):
+            assert rows.shape == (3, 9, 16, 16, 3)
+            found = psnr_db(rows[:1, METHODS.index("unchanged")], rows[:1, -1])
+            np.testing.assert_allclose(found, result.psnr_db["unchanged"][first], atol=1e-4)
 
 
 def test_an_untrained_network_scores_as_the_lens_blur(untrained):
     for result in untrained:
-        for model, blur in (
-            ("model", "lens_blur"),
-            ("model_known_camera", "lens_blur_known_camera"),
-        ):
+        pairs = [("model", "lens_blur"), ("model_known_camera", "lens_blur_known_camera")]
+        # Asked for all in focus it returns the reference: nothing is known to be missing.
+        pairs += [("two_stage", "lens_blur"), ("two_stage_known_camera", "lens_blur")]
+        for model, blur in pairs:
             np.testing.assert_allclose(result.psnr_db[model], result.psnr_db[blur], atol=1e-3)
             assert abs(result.gain(model, blur).mean) < 1e-3
 
@@ -95,6 +101,9 @@ def test_task_simulation_changes_only_the_rates(tiny):
     assert simulation.size_px == tiny.simulation.size_px
 
 
+GAIN = {"mean": 2.5, "half_width": 0.1, "count": 9}
+
+
 def scores_with_gain(gain, half_width):
     entry = {"mean": gain, "half_width": half_width, "count": 9}
     psnr = {name: {"mean": 25.0, "half_width": 0.5, "count": 9} for name in METHODS}
@@ -118,6 +127,26 @@ def test_the_verdict_says_what_the_interval_allows(gain, half_width, word):
     assert f"{gain:+.2f}" in sentence
 
 
+def test_what_was_not_compared_is_not_shown(tmp_path):
+    write_report(tmp_path / "r.html", Page("t", ["words"], scores_with_gain(1.0, 0.2)))
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Other runs" not in text
+    assert "by step" not in text
+
+
+def test_the_best_of_every_task_is_bold():
+    rows = re.findall(r"<tr>.*?</tr>", results_table(scores_with_gain(1.0, 0.2)))
+    assert [row for row in rows if "class=best" in row] == [
+        "<tr><td>model</td><td class=best>26.00 ± 0.50</td></tr>"
+    ]
+
+
+def test_a_slider_of_two_sizes_is_refused():
+    small, large = (Picture("p", np.zeros((4, width, 3), np.float32)) for width in (4, 5))
+    with pytest.raises(ValueError, match=r"\(4, 4, 3\) and \(4, 5, 3\); allowed: one shape"):
+        slider(small, large)
+
+
 def test_a_chart_places_points_by_value():
     chart = line_chart("t", {"a": [(0, 1.0), (10, 3.0), (5, 2.0)]}, size=(200, 100))
     points = re.search(r'points="([^"]+)"', chart)
@@ -136,24 +165,35 @@ def test_the_report_is_one_file_with_its_pictures_inside(tmp_path):
     rng = np.random.default_rng(0)
     image = rng.uniform(size=(8, 12, 3)).astype(np.float32)
     path = tmp_path / "report.html"
-    write_report(
-        path,
+    scores = scores_with_gain(1.0, 0.2)
+    photo = Picture("photo", image)
+    page = Page(
         title="a < b",
         summary_lines=["words"],
-        scores=scores_with_gain(1.0, 0.2),
+        scores=scores,
         metric_lines=[{"step": 1, "loss": 1.0, "flow_loss": 2.0}, {"step": 2, "flow_loss": 1.0}],
+        history={100: scores, 200: scores},
+        comparisons={"runs/other": {"eval_heldout/refocus": dict.fromkeys(BASELINES, GAIN)}},
         task_pictures=[Picture("scenes & more", image, pixels=True)],
-        photo_pictures=[Picture("photo", image)],
+        sliders=[(photo, Picture("after", 1.0 - image))],
+        photo_pictures=[photo],
     )
+    write_report(path, page)
     text = path.read_text(encoding="utf-8")
     assert "a &lt; b" in text
     assert "scenes &amp; more" in text
     assert "26.00 ± 0.50" in text
     assert "http" not in text
     encoded = re.findall(r"base64,([^\"]+)", text)
-    assert len(encoded) == 2
-    with Image.open(io.BytesIO(base64.b64decode(encoded[0]))) as shown:
-        np.testing.assert_allclose(np.asarray(shown) / 255.0, image, atol=0.6 / 255)
+    # The two of the slider, the scenes, the photograph.
+    expected = (image, 1.0 - image, image, image)
+    assert len(encoded) == len(expected)
+    for data, pixels in zip(encoded, expected, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+            np.testing.assert_allclose(np.asarray(shown) / 255.0, pixels, atol=0.6 / 255)
+    assert "runs/other: model" in text
+    assert "PSNR in dB by step: refocus, held-out" in text
+    assert text.index("2.50 ± 0.10") > text.index("Other runs")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -161,13 +201,3 @@ def test_the_summary_survives_json(untrained):
     tree = json.loads(json.dumps(summary(untrained)))
     assert set(tree) == {f"{result.split}/{result.task}" for result in untrained}
     assert tree["eval_heldout/deblur"]["images"] == 8
-
-
-def test_too_few_scenes_for_a_batch_are_refused(tiny):
-    small = config_lib.resolve(
-        json.loads(config_lib.to_json(tiny)), ["evaluation.batch_size=9", "evaluation.num_scenes=9"]
-    )
-    with pytest.raises(
-        config_lib.InvalidInput, match=r"8 scenes of one shape; allowed: .*batch_size=9"
-    ):
-        evaluate(small, {})

@@ -1,10 +1,9 @@
 """What a report leaves behind: JSON lines, TensorBoard points under the same names, a line."""
 
 import json
-import struct
 
 import pytest
-from tensorboardX.proto import event_pb2
+from board_points import points_of
 
 from bokeh_jax.training.progress import describe, make_reporter
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
@@ -15,19 +14,6 @@ VALUES = {
     "images_per_second": 8.0,
     "device_tflops_per_second": 0.123456,
 }
-
-
-def points_of(folder):
-    """(step, name, value) of the event files, by their framing: length, check, data, check."""
-    found = []
-    for path in sorted(folder.glob("events*")):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-            at += 16 + length
-    return found
 
 
 def test_json_and_tensorboard_hold_the_same_under_the_same_names(tmp_path):

@@ -1,0 +1,214 @@
+"""`bokeh-jax eval`: checkpoints of a run to numbers, pictures and TensorBoard.
+
+    <workdir>/evaluation/scores.json               the newest evaluated step
+    <workdir>/evaluation/step_300/scores.json      every evaluated step; step_300_raw of raw ones
+    <workdir>/evaluation/step_300/images.csv       PSNR of every image
+    <workdir>/evaluation/step_300/SPLIT-TASK-pictures.png, -best.png, -worst.png
+    <workdir>/tensorboard/evaluation/              one point a step and score
+
+A step whose `scores.json` is there, and was made with the same settings, is done: `--all` and
+`--watch` do each once, however often they are started. All files appear by rename.
+"""
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tensorboardX import SummaryWriter
+
+from bokeh_jax import config as config_lib
+from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.evaluation.methods import METHODS, NAMES
+from bokeh_jax.evaluation.on_mesh import evaluation_mesh
+from bokeh_jax.evaluation.suite import TaskResult, make_evaluation, summary
+from bokeh_jax.inference.photo_file import Photo, write_photo
+from bokeh_jax.training import checkpoint
+from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
+from bokeh_jax.training.frozen import load_network
+from bokeh_jax.training.log import log
+from bokeh_jax.training.panels import grid
+from data_pipeline.dataset import dataset_info
+
+EVALUATION_FOLDER = "evaluation"
+SCORES_FILE = "scores.json"
+IMAGES_FILE = "images.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Which:
+    """Which checkpoints to evaluate.
+
+    Attributes:
+        step: one step; None for the newest.
+        every: all that are there.
+        watch: those, and every new one until the run's last step.
+        poll_seconds: how often `watch` looks.
+        use_ema: the averaged parameters, or the raw ones.
+    """
+
+    step: int | None = None
+    every: bool = False
+    watch: bool = False
+    poll_seconds: float = 30.0
+    use_ema: bool = True
+
+    def __post_init__(self):
+        if (self.step is not None) + self.every + self.watch > 1:
+            raise InvalidInput("more than one of --step, --all and --watch; allowed: one of them")
+        if not 0 < self.poll_seconds < float("inf"):
+            raise InvalidInput(f"--poll-seconds is {self.poll_seconds}; allowed: above 0")
+
+
+def evaluate_workdir(workdir: Path, which: Which, overrides: list[str]) -> None:
+    """Scores checkpoints: a table on stdout, scores and pictures in the run's folder.
+
+    Raises:
+        InvalidInput: there is no such checkpoint, or the run cannot be evaluated.
+    """
+    if which.watch:
+        _wait(lambda: bool(checkpoint.steps(workdir)), which, f"{workdir} has no checkpoint yet")
+    first = checkpoint.existing_step(workdir, which.step)
+    config = checkpoint.load_config(workdir, first)
+    config = config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
+    mesh = evaluation_mesh(config)
+    evaluate = make_evaluation(config, mesh)
+    asked = _settings(config)
+    for step in _steps(workdir, which, config, asked):
+        try:
+            params = load_network(config, workdir, step, use_ema=which.use_ema, mesh=mesh)
+        except DamagedCheckpoint as error:
+            if not (which.watch or which.every):
+                raise
+            # It may have been pruned since it was listed.
+            log(f"step {step} left out: {error}")
+            continue
+        results = evaluate(params)
+        if jax.process_index() == 0:
+            _write(workdir, step, results, which, asked)
+            _print(step, results)
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What makes scores comparable besides the checkpoint."""
+    tree = json.loads(config_lib.to_json(config))
+    dataset = dataset_info(Path(config.data.path)).fingerprint
+    return {name: tree[name] for name in ("evaluation", "sampler")} | {"dataset": dataset}
+
+
+def folder_of(workdir: Path, step: int, *, use_ema: bool) -> Path:
+    """Where a step's results are."""
+    return workdir / EVALUATION_FOLDER / f"step_{step}{'' if use_ema else '_raw'}"
+
+
+def _is_done(workdir: Path, step: int, which: Which, asked: dict[str, Any]) -> bool:
+    path = folder_of(workdir, step, use_ema=which.use_ema) / SCORES_FILE
+    return path.is_file() and json.loads(path.read_text("utf-8")).get("settings") == asked
+
+
+def _steps(
+    workdir: Path, which: Which, config: ExperimentConfig, asked: dict[str, Any]
+) -> Iterator[int]:
+    """Steps in their order; process 0 says which, so that all processes do the same."""
+    if not (which.every or which.watch):
+        yield checkpoint.existing_step(workdir, which.step)
+        return
+    seen: set[int] = set()
+    while True:
+        new = [step for step in checkpoint.steps(workdir) if step not in seen]
+        waiting = [step for step in new if not _is_done(workdir, step, which, asked)]
+        # -1: nothing to do now.
+        step = _of_process_0(min(waiting, default=-1))
+        if step >= 0:
+            seen.add(step)
+            yield step
+            continue
+        newest = _of_process_0(max(checkpoint.steps(workdir), default=0))
+        if not which.watch or newest >= config.training.num_steps:
+            return
+        time.sleep(which.poll_seconds)
+
+
+def _of_process_0(value: int) -> int:
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def _wait(ready: Callable[[], bool], which: Which, said: str) -> None:
+    told = False
+    while not _of_process_0(int(ready())):
+        if not told:
+            log(f"{said}; looking every {which.poll_seconds:g} s")
+        told = True
+        time.sleep(which.poll_seconds)
+
+
+def _write(
+    workdir: Path, step: int, results: list[TaskResult], which: Which, asked: dict[str, Any]
+) -> None:
+    folder = folder_of(workdir, step, use_ema=which.use_ema)
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        for kind in ("pictures", "best", "worst"):
+            picture = Photo(grid(getattr(result, kind), zoom=3))
+            write_photo(folder / f"{result.split}-{result.task}-{kind}.png", picture)
+    _write_images(folder / IMAGES_FILE, results)
+    scores = summary(results)
+    tree = {"step": step, "ema": which.use_ema, "scores": scores, "settings": asked}
+    board = SummaryWriter(str(workdir / "tensorboard" / "evaluation"), flush_secs=20)
+    suffix = "" if which.use_ema else "_raw"
+    for task, entry in scores.items():
+        for method in METHODS:
+            name = f"psnr_db{suffix}/{task}/{method}"
+            board.add_scalar(name, entry["psnr_db"][method]["mean"], step)
+    board.close()
+    # Last: it says that the rest is there.
+    _write_json(folder / SCORES_FILE, tree)
+    newest = workdir / EVALUATION_FOLDER / SCORES_FILE
+    if not newest.is_file() or json.loads(newest.read_text("utf-8"))["step"] <= step:
+        _write_json(newest, tree)
+
+
+def _write_images(path: Path, results: list[TaskResult]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("split", "task", "image", *METHODS))
+        for result in results:
+            columns = [result.psnr_db[name] for name in METHODS]
+            for index, row in enumerate(zip(*columns, strict=True)):
+                cells = (f"{value:.4f}" for value in row)
+                table.writerow((result.split, result.task, index, *cells))
+
+
+def read_images(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """`SPLIT/TASK` -> method -> PSNR of every image in dB, of a step's folder."""
+    found: dict[str, dict[str, list[float]]] = {}
+    with (folder / IMAGES_FILE).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            scores = found.setdefault(f"{row['split']}/{row['task']}", {n: [] for n in METHODS})
+            for name in METHODS:
+                scores[name].append(float(row[name]))
+    return {key: {n: np.asarray(v) for n, v in scores.items()} for key, scores in found.items()}
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _print(step: int, results: list[TaskResult]) -> None:
+    """One row a method: the names are longer than the numbers."""
+    print(f"step {step}; PSNR in dB, mean ± 95 % interval")
+    for result in results:
+        print(f"{result.task}, {result.split} ({len(result.psnr_db['model'])} images)")
+        for name in METHODS:
+            print(f"  {NAMES[name]:44}{result.mean(name)!s:>16}")

@@ -1,0 +1,167 @@
+"""`eval --all` and `--watch`, by processes of their own beside what writes the checkpoints."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from board_points import points_of
+from random_runs import perturbed
+
+from bokeh_jax.cli import main
+from bokeh_jax.commands.evaluate import folder_of, read_images
+from bokeh_jax.evaluation.methods import METHODS
+from bokeh_jax.training import checkpoint
+from bokeh_jax.training.checkpoint import DataPosition
+from bokeh_jax.training.saver import open_saver
+from bokeh_jax.training.state import create_state
+
+PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "240"))
+KEY = "eval_heldout/refocus"
+
+
+@pytest.fixture(scope="module")
+def states(tiny):
+    """Checkpoints of the steps 3, 7 and 12, each with other random parameters."""
+    made = jax.jit(lambda: create_state(tiny))()
+    return {
+        step: dataclasses.replace(made, ema=perturbed(made.ema, step, scale=0.02 * step))
+        for step in (3, 7, 12)
+    }
+
+
+def save(workdir, config, states, *steps):
+    for step in steps:
+        with open_saver(workdir, config, "") as saver:
+            saver.save(jax.device_put(states[step]), DataPosition(step, 3, "0123456789abcdef"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny, states, tmp_path_factory):
+    """A run whose steps 3 and 7 are evaluated in this process, on one device."""
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    save(workdir, tiny, states, 3, 7)
+    assert main(["eval", f"--workdir={workdir}", "--all"]) == 0
+    return workdir
+
+
+def scores(workdir, step):
+    return json.loads((folder_of(workdir, step, use_ema=True) / "scores.json").read_text())
+
+
+def started(workdir, *arguments, devices=1, **others):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bokeh_jax.cli", "eval", f"--workdir={workdir}", *arguments],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **others,
+    )
+
+
+def ended(process):
+    out, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error[-3000:]
+    return out
+
+
+def test_all_evaluates_every_step_with_its_own_parameters(evaluated):
+    found = {step: scores(evaluated, step)["scores"][KEY]["psnr_db"] for step in (3, 7)}
+    assert found[3]["model"]["mean"] - found[7]["model"]["mean"] > 0.1
+    assert found[3]["lens_blur"] == found[7]["lens_blur"], "the same questions"
+    newest = json.loads((evaluated / "evaluation" / "scores.json").read_text())
+    assert newest["step"] == 7
+    images = read_images(folder_of(evaluated, 7, use_ema=True))[KEY]
+    assert set(images) == set(METHODS)
+    for name, values in images.items():
+        assert values.mean() == pytest.approx(found[7][name]["mean"], abs=1e-4)
+    points = points_of(evaluated / "tensorboard" / "evaluation")
+    points = {step: v for step, name, v in points if name == f"psnr_db/{KEY}/model"}
+    assert points == pytest.approx(
+        {step: found[step]["model"]["mean"] for step in (3, 7)}, abs=1e-4
+    )
+
+
+def test_what_is_evaluated_is_not_again_unless_asked_otherwise(evaluated, capsys):
+    assert main(["eval", f"--workdir={evaluated}", "--all"]) == 0
+    assert capsys.readouterr().out == ""
+    before = folder_of(evaluated, 3, use_ema=True).stat().st_mtime_ns
+    few = "--config.evaluation.num_scenes=2"
+    assert main(["eval", f"--workdir={evaluated}", "--step=3", few]) == 0
+    assert "(2 images)" in capsys.readouterr().out
+    assert folder_of(evaluated, 3, use_ema=True).stat().st_mtime_ns > before
+    # Other questions: done again.
+    assert main(["eval", f"--workdir={evaluated}", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "step 3; PSNR" in said
+    assert "step 7" not in said
+
+
+def test_two_processes_of_two_devices_answer_as_one_device(evaluated, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    job = [f"--coordinator=localhost:{port}", "--num-processes=2"]
+    # Parameters cut over all four devices; a batch of 6 has to be filled up, as have 8 scenes.
+    asked = ["--all", "--config.mesh.fsdp=4", "--config.mesh.min_sharded_bytes=0"]
+    asked += ["--config.evaluation.batch_size=6"]
+    processes = [started(workdir, *job, f"--process-index={i}", *asked, devices=2) for i in (0, 1)]
+    said = [ended(process) for process in processes]
+    assert said[0].count("PSNR in dB") == 2
+    assert "PSNR" not in said[1]
+    for step in (3, 7):
+        one, four = (read_images(folder_of(w, step, use_ema=True)) for w in (evaluated, workdir))
+        for key, methods in one.items():
+            for name, values in methods.items():
+                np.testing.assert_allclose(four[key][name], values, atol=2e-3, err_msg=name)
+
+
+def test_watching_takes_each_new_checkpoint_once_and_ends_with_the_run(
+    evaluated, tiny, states, tmp_path
+):
+    workdir = tmp_path / "run"
+    # Nothing is there yet.
+    process = started(workdir, "--watch", "--poll-seconds=0.2")
+    assert "has no checkpoint yet" in process.stdout.readline()
+    shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")
+    deadline = time.monotonic() + PATIENCE
+    while not (folder_of(workdir, 7, use_ema=True) / "scores.json").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    shown = folder_of(workdir, 7, use_ema=True) / "scores.json"
+    before = shown.stat().st_mtime_ns
+    # Started again, it goes on with what is new, and the run's last step ends it.
+    save(workdir, tiny, states, 12)
+    assert checkpoint.steps(workdir) == [3, 7, 12]
+    said = ended(started(workdir, "--watch", "--poll-seconds=0.2"))
+    assert said.count("PSNR in dB") == 1
+    assert "step 12; PSNR" in said
+    assert shown.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (("--step=3", "--all"), "not allowed with"),
+        (("--watch", "--poll-seconds=0"), "--poll-seconds is 0.0; allowed: above 0"),
+        (("--step=5",), "step 5"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(evaluated, capsys, argv, named):
+    with pytest.raises(SystemExit) as left:
+        sys.exit(main(["eval", f"--workdir={evaluated}", *argv]))
+    assert left.value.code == 2
+    assert named in capsys.readouterr().err
