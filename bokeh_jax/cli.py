@@ -140,6 +140,13 @@ def _refocus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-in-focus", action="store_true", help="IMAGE is sharp everywhere (blur 0, known)"
     )
+    parser.add_argument(
+        "--taken-focus",
+        metavar="X,Y",
+        help="where IMAGE itself is sharp; with --taken-blur, its own blur as --blur says it: what "
+        "is known to be blurred already is not blurred twice",
+    )
+    parser.add_argument("--taken-blur", type=float, metavar="BLUR", help="see --taken-focus")
     parser.add_argument("--steps", type=int, help="solver steps; default: the checkpoint's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0, help="of the flow's noise")

@@ -9,7 +9,7 @@ import numpy as np
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.photo_file import Photo, kind_of, read_photo, write_photo
-from bokeh_jax.inference.refocuser import Refocuser, check_request
+from bokeh_jax.inference.refocuser import Refocuser, TakenWith, check_request
 from data_pipeline.photos import read_disparity
 
 
@@ -37,6 +37,18 @@ def _read(arguments: argparse.Namespace) -> tuple[Photo, np.ndarray | None]:
     return photo, read_disparity(arguments.disparity)
 
 
+def _taken_with(arguments: argparse.Namespace) -> TakenWith | None:
+    """What is said of the photograph's own camera."""
+    focus, blur = arguments.taken_focus, arguments.taken_blur
+    if (focus is None) != (blur is None):
+        raise InvalidInput("only one of --taken-focus and --taken-blur; allowed: both, or none")
+    if arguments.all_in_focus:
+        if blur is not None:
+            raise InvalidInput("--all-in-focus with --taken-blur; allowed: one of them")
+        return TakenWith()
+    return None if blur is None else TakenWith(parse_point(focus, "--taken-focus"), blur)
+
+
 def refocus_file(arguments: argparse.Namespace) -> None:
     """Refocuses a file and says at which size the network worked."""
     focus, out = parse_point(arguments.focus), output_path(arguments, "refocused")
@@ -44,6 +56,7 @@ def refocus_file(arguments: argparse.Namespace) -> None:
     check_request(photo.pixels, focus, arguments.blur, disparity)
     if arguments.steps is not None and arguments.steps < 1:
         raise InvalidInput(f"--steps is {arguments.steps}; allowed: 1 or more")
+    taken = _taken_with(arguments)
     refocuser = Refocuser.from_checkpoint(arguments.checkpoint)
     show = sys.stderr.isatty()
 
@@ -56,7 +69,7 @@ def refocus_file(arguments: argparse.Namespace) -> None:
         focus=focus,
         blur=arguments.blur,
         disparity=disparity,
-        all_in_focus=arguments.all_in_focus,
+        taken_with=taken,
         seed=arguments.seed,
         num_steps=arguments.steps,
         guidance_scale=arguments.guidance,

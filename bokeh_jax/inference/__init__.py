@@ -1,5 +1,5 @@
 """Refocusing photographs with trained checkpoints."""
 
-from bokeh_jax.inference.refocuser import Refocused, Refocuser
+from bokeh_jax.inference.refocuser import Refocused, Refocuser, TakenWith
 
-__all__ = ["Refocused", "Refocuser"]
+__all__ = ["Refocused", "Refocuser", "TakenWith"]

@@ -37,15 +37,29 @@ from bokeh_jax.objectives import (
     build_conditions,
     encode_conditions,
     make_predictor,
+    sample_refocused,
     start_of_flow,
 )
 from bokeh_jax.optics import Aperture, Disc, Lens, srgb_to_linear
-from bokeh_jax.simulation import disparity_at
+from bokeh_jax.simulation import disparity_at, missing_radius_px
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.rng import example_keys, step_key
 
 PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TakenWith:
+    """How a photograph was taken, where that is known.
+
+    Attributes:
+        focus: (x, y) in [0, 1], a point that is sharp.
+        blur: K / width; 0 where everything is sharp.
+    """
+
+    focus: tuple[float, float] = (0.5, 0.5)
+    blur: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +127,9 @@ def _conditions(
     disparity_given: jax.Array,
     focus: jax.Array,
     blur_px: jax.Array,
-    all_in_focus: jax.Array,
+    taken_focus: jax.Array,
+    taken_blur_px: jax.Array,
+    taken_given: jax.Array,
     *,
     max_radius_px: float,
     guide: bool,
@@ -127,8 +143,10 @@ def _conditions(
         focus,
         disparity_given=disparity_given,
         camera_given=jnp.ones(1),
-        reference_lens=Lens(focus_disparity=focus_disparity, blur_px=jnp.zeros(1)),
-        reference_camera_given=all_in_focus,
+        reference_lens=Lens(
+            focus_disparity=disparity_at(disparity[0], taken_focus), blur_px=taken_blur_px
+        ),
+        reference_camera_given=taken_given,
         guide=guide,
         max_radius_px=max_radius_px,
     )
@@ -165,7 +183,7 @@ class Refocuser:
         focus: tuple[float, float],
         blur: float,
         disparity: np.ndarray | None = None,
-        all_in_focus: bool = False,
+        taken_with: TakenWith | None = None,
         seed: int = 0,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -179,7 +197,8 @@ class Refocuser:
             blur: K / width: blur radius per unit disparity, in image widths; 0 asks for all in
                 focus.
             disparity: relative [0, 1], nearer is larger, [h, w]; None where unknown.
-            all_in_focus: the photograph is sharp everywhere: a reference camera of blur 0, known.
+            taken_with: the photograph's own focus and blur, None where unknown; `TakenWith()` of
+                one that is sharp everywhere. A blur above 0 says nothing without disparity.
             seed: of the flow's noise.
             num_steps: solver steps; None takes the checkpoint's own.
             guidance_scale: None takes the checkpoint's own.
@@ -191,6 +210,12 @@ class Refocuser:
         scale = 255.0 if image.dtype == np.uint8 else 1.0
         pixels = image.astype(np.float32) / np.float32(scale)
         check_request(pixels, focus, blur, disparity)
+        taken = taken_with or TakenWith()
+        check_request(pixels, taken.focus, taken.blur, None)
+        if taken.blur and disparity is None:
+            raise InvalidInput(
+                f"taken_with has blur {taken.blur:g} without disparity; allowed: with it, or blur 0"
+            )
         height_px, width_px, _ = pixels.shape
         size = working_size(
             height_px,
@@ -208,7 +233,9 @@ class Refocuser:
             jnp.full((1,), 0.0 if disparity is None else 1.0),
             jnp.asarray([focus], jnp.float32),
             jnp.full((1,), blur * size[1], jnp.float32),
-            jnp.full((1,), float(all_in_focus)),
+            jnp.asarray([taken.focus], jnp.float32),
+            jnp.full((1,), taken.blur * size[1], jnp.float32),
+            jnp.full((1,), float(taken_with is not None)),
             max_radius_px=_radius_bound(blur, size[1]),
             guide=self.config.objective.guide,
         )
@@ -218,7 +245,7 @@ class Refocuser:
         full_resolution = disparity is not None and self.config.objective.guide
         if disparity is not None and full_resolution:
             correction = np.asarray(sample - conditions.guess)[0] / 2.0
-            answer = lens_blur(pixels, disparity, focus, blur)
+            answer = lens_blur(pixels, disparity, focus, blur, taken_with=taken_with)
             answer = answer + resize(correction, height_px, width_px)
         else:
             answer = resize(np.asarray(sample)[0] / 2.0 + 0.5, height_px, width_px)
@@ -239,6 +266,26 @@ class Refocuser:
         return jax.jit(encoded)
 
     @functools.cached_property
+    def _sampled(self) -> Callable[..., jax.Array]:
+        """All steps in one program, for every photograph of a shape; nobody looks on."""
+
+        def sampled(
+            params: PyTree, conditions: Conditions, keys: jax.Array, num_steps: int, scale: float
+        ) -> jax.Array:
+            return sample_refocused(
+                params,
+                conditions,
+                keys,
+                model=self.config.model,
+                objective=self.config.objective,
+                method=self.config.sampler.method,
+                num_steps=num_steps,
+                guidance_scale=scale,
+            )
+
+        return jax.jit(sampled, static_argnames=("num_steps", "scale"))
+
+    @functools.cached_property
     def _decoded(self) -> Callable[[PyTree, jax.Array], jax.Array]:
         return jax.jit(functools.partial(decode, self.config.codec))
 
@@ -254,6 +301,8 @@ class Refocuser:
         total = sampler.num_steps if num_steps is None else num_steps
         scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
         keys = example_keys(step_key(seed, "inference", 0), 1)
+        if on_step is None:
+            return self._sampled(self.params, conditions, keys, num_steps=total, scale=scale)
         predictor = make_predictor(
             self.params,
             conditions,
@@ -288,6 +337,7 @@ def lens_blur(
     blur: float,
     *,
     aperture: Aperture = Disc(),
+    taken_with: TakenWith | None = None,
 ) -> Float[np.ndarray, "h w 3"]:
     """The lens blur of a whole photograph at its own size.
 
@@ -297,16 +347,25 @@ def lens_blur(
         focus: (x, y) of the point to be sharp.
         blur: K / width.
         aperture: shape of the opening.
+        taken_with: of the photograph; only the blur that it lacks is added. None blurs it as if it
+            were sharp everywhere.
 
     Returns:
         sRGB-encoded, [0, 1].
     """
     width_px = pixels.shape[1]
     known = jnp.asarray(disparity, jnp.float32)
-    lens = Lens(
-        focus_disparity=disparity_at(known, jnp.asarray([focus], jnp.float32))[0],
-        blur_px=jnp.float32(blur * width_px),
-    )
+
+    def lens_of(focus: tuple[float, float], blur: float) -> Lens:
+        plane = disparity_at(known, jnp.asarray([focus], jnp.float32))[0]
+        return Lens(focus_disparity=plane, blur_px=jnp.float32(blur * width_px))
+
+    lens = lens_of(focus, blur)
+    if taken_with is not None and taken_with.blur:
+        present_px = lens_of(taken_with.focus, taken_with.blur).signed_radius_px(known)
+        # The radius map itself plays the disparity's part: K = 1 px per px, focus at 0.
+        disparity = np.asarray(missing_radius_px(lens.signed_radius_px(known), present_px))
+        lens = Lens(focus_disparity=0.0, blur_px=1.0)
     return photograph(
         pixels,
         disparity,

@@ -169,6 +169,19 @@ def simulate_pairs(
     return photograph_pairs(scenes, cameras, config)
 
 
+def missing_radius_px(
+    radius_px: Float[Array, "*s"], present_px: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """What has to be added to a blur of radius `present_px` to make one of `radius_px`; see below.
+
+    Args:
+        radius_px: asked, signed.
+        present_px: of the photograph; its sign does not matter.
+    """
+    missing_px = jnp.sqrt(jnp.maximum(radius_px**2 - present_px**2, 0.0))
+    return jnp.sign(radius_px) * missing_px
+
+
 def physics_guess(
     reference: Float[Array, "*b h w 3"],
     disparity: Float[Array, "*b h w"],
@@ -199,10 +212,9 @@ def physics_guess(
     radius_px = lens.signed_radius_px(disparity)
     if reference_lens is not None and reference_camera_given is not None:
         given = reference_camera_given[..., None, None]
-        present_px = given * reference_lens.signed_radius_px(disparity)
-        missing_px = jnp.sqrt(jnp.maximum(radius_px**2 - present_px**2, 0.0))
+        missing_px = missing_radius_px(radius_px, reference_lens.signed_radius_px(disparity))
         # Without a known camera the radius itself, bit for bit.
-        radius_px = jnp.where(given > 0, jnp.sign(radius_px) * missing_px, radius_px)
+        radius_px = jnp.where(given > 0, missing_px, radius_px)
     # The radius map itself plays the disparity's part: K = 1 px per px, focus at 0.
     unit = Lens(
         focus_disparity=jnp.zeros(radius_px.shape[:-2]), blur_px=jnp.ones(radius_px.shape[:-2])
