@@ -22,6 +22,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 # Subprocesses that the tests start find the same cache.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE_DIR)
 os.environ["JAX_PLATFORMS"] = "cpu"
+# XLA's older emitter of fused loops compiles a small program in half the time. Read when the
+# backend starts, so importing JAX before this line is early enough.
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 # Examples are the same at every run, and how long one takes is the machine's affair.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -29,8 +32,14 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # Most tests compile more than they compute; those that compute ask for optimised code. Set here and
-# not only around tests, so that fixtures of any scope are compiled like the tests that use them.
+# not only around tests, so that fixtures of any scope, and processes that tests start, are compiled
+# like the tests that use them.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+
+# Tracing makes millions of small objects that live on: looking through all of them again and again
+# took a tenth of the suite's time.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
+from random_trees import drawn
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
@@ -60,18 +61,13 @@ def shapes(config):
     return nn.unbox(boxed), nn.get_partition_spec(boxed)
 
 
-def drawn(config, seed=1):
-    """Every parameter random, also those that start at zero."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)),
-        shapes(config)[0],
-    )
+def random_params(config, seed=1):
+    return drawn(shapes(config)[0], seed, scale=0.3)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return drawn(CONFIG)
+    return random_params(CONFIG)
 
 
 def without_adapters(params):
@@ -349,7 +345,6 @@ def layouts(tmp_path_factory):
     out = tmp_path_factory.mktemp("layouts")
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         "PYTHONPATH": str(TESTS.parent),
