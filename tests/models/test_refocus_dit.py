@@ -1,6 +1,5 @@
-import functools
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +73,7 @@ def draw(height=4, width=6, batch=2, text_dim=None):
     return noisy, jax.random.uniform(keys[9], (batch,), jnp.float32), conditions
 
 
-@functools.cache
+@cache
 def random_params(config):
     shapes = jax.eval_shape(lambda key: init_params(config, key, 2, 2), jax.random.key(0))
     return drawn(shapes, seed=1, scale=0.3)
