@@ -24,7 +24,7 @@ train: .venv/.installed
 	  --photo="focused far, on the wall behind=$(RUN)/photo/far.png"
 
 test: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m "not long" --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --durations=10
 
 test-long: .venv/.installed-dev
 	$(BIN)/pytest -m long --durations=10

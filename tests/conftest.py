@@ -12,25 +12,52 @@ import pytest
 pytest_plugins = ["tiny_experiment", "random_runs"]
 
 MOST_BYTES_KEPT = 3 << 30
+# Minutes each. A file stays with one worker, so that what its tests share is made once; the longest
+# go first, so that none is left to one worker at the end.
+LONGEST_FIRST = (
+    "test_exact.py",
+    "test_learns.py",
+    "test_sharding.py",
+    "test_nonfinite.py",
+    "test_torch_export.py",
+    "test_profiling.py",
+    "test_stalled_jobs.py",
+    "test_frozen.py",
+    "test_shapes.py",
+)
 CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(CACHE_DIR))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-# Subprocesses that the tests start find the same cache.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE_DIR)
-os.environ["JAX_PLATFORMS"] = "cpu"
+SETTINGS = {
+    "jax_platforms": "cpu",
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_compilation_cache_dir": str(CACHE_DIR),
+    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    # Most tests compile more than they compute; those that compute ask for optimised code. Set here
+    # and not only around tests, so that fixtures of any scope are compiled like the tests that use
+    # them.
+    "jax_disable_most_optimizations": True,
+}
+for name, value in SETTINGS.items():
+    jax.config.update(name, value)
+    # So are the processes that tests start, which then find the same programs in the cache.
+    os.environ[name.upper()] = str(value)
+# XLA's older emitter of fused loops compiles a small program in half the time. Read when the
+# backend starts, so importing JAX before this line is early enough.
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 # Examples are the same at every run, and how long one takes is the machine's affair.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
+# Tracing makes millions of small objects that live on: looking through all of them again and again
+# took a tenth of the suite's time.
+gc.set_threshold(100_000, 50, 100)
 
-# Most tests compile more than they compute; those that compute ask for optimised code. Set here and
-# not only around tests, so that fixtures of any scope are compiled like the tests that use them.
-jax.config.update("jax_disable_most_optimizations", True)
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="module")

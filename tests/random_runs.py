@@ -1,6 +1,11 @@
-"""Runs without training, every weight of them random, saved as training saves them."""
+"""Runs that several tests read: one that was trained, and others without training.
+
+Every weight of the others is random, and saved as training saves them.
+"""
 
 import dataclasses
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +21,8 @@ from bokeh_jax.training import sharding
 from bokeh_jax.training.checkpoint import DataPosition
 from bokeh_jax.training.frozen import digest, frozen_parameters
 from bokeh_jax.training.saver import open_saver
-from bokeh_jax.training.state import create_state
+from bokeh_jax.training.state import TrainState, create_state
+from bokeh_jax.training.train import train
 
 AUTOENCODER = {
     "block_out_channels": (4, 8),
@@ -39,6 +45,20 @@ LATENT_MODEL = TINY["model"] | {
     "num_double_blocks": 2,
     "num_single_blocks": 2,
 }
+
+
+class Finished(NamedTuple):
+    """A run of the tiny experiment and its last state; tests that change the folder copy it."""
+
+    workdir: Path
+    state: TrainState
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory) -> Finished:
+    """A run of 12 steps with checkpoints at 7 and 12."""
+    workdir = tmp_path_factory.mktemp("finished") / "whole"
+    return Finished(workdir, train(tiny, workdir, visible=False).state)
 
 
 def perturbed(tree, seed, scale=0.1):

@@ -12,16 +12,13 @@ import pytest
 from PIL import Image
 
 from bokeh_jax.cli import main
-from bokeh_jax.training.train import train
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(scope="module")
-def run_dir(tiny, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("cli") / "run"
-    train(tiny, workdir, visible=False)
-    return workdir
+@pytest.fixture(scope="session")
+def run_dir(finished):
+    return finished.workdir
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,11 +63,15 @@ def expected(folder, lens, aperture, *, disparity="map.png", gain=1.0, threshold
             values = jnp.float32(np.asarray(image) / 255)
     else:
         values = jnp.asarray(np.load(folder / disparity))
-    radius = focus_radius_px(values, lens, **focus)
-    light = expand_highlights(light, gain, threshold=threshold)
+    radius = jax.jit(lambda values: focus_radius_px(values, lens, **focus))(values)
     bound = float(np.ceil(np.abs(radius).max()))
-    picture = render_radius(light, radius, aperture=aperture, max_radius_px=bound)
-    return 255 * np.clip(np.asarray(linear_to_srgb(picture)), 0, 1)
+
+    @jax.jit
+    def picture(light, radius):
+        light = expand_highlights(light, gain, threshold=threshold)
+        return linear_to_srgb(render_radius(light, radius, aperture=aperture, max_radius_px=bound))
+
+    return 255 * np.clip(np.asarray(picture(light, radius)), 0, 1)
 
 
 def test_options_mean_what_the_library_does(folder):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from diffusers import FluxPipeline
 from ml_dtypes import bfloat16
+from random_trees import drawn
 from tiny_experiment import TINY
 from tiny_text_encoders import POOLED_DIM, TOKEN_DIM, save_text_encoders
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
@@ -246,12 +247,12 @@ def test_a_step_is_told_of_text(spoken):
         name: (value.shape, value.dtype) for name, value in abstract.items()
     }
     state = jax.jit(lambda: create_state(config))()
-    scale = lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)  # noqa: E731
-    state = dataclasses.replace(state, params=jax.tree.map(scale, state.params))
+    state = dataclasses.replace(state, params=drawn(state.params, seed=0, scale=0.1))
     step = compile_step(config, state, {}, abstract)
+    copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
     def loss(batch):
-        metrics = step(jax.tree.map(jnp.copy, state), {}, sharding.put_batch(batch, placement))[1]
+        metrics = step(copied(state), {}, sharding.put_batch(batch, placement))[1]
         return float(compute_metrics(metrics)["loss"])
 
     first, same = loss(batch), loss(batch)
@@ -288,10 +289,7 @@ def test_a_run_and_its_evaluation_are_told_of_captions(spoken, tmp_path, capsys)
     train(config, tmp_path / "run")
     said = capsys.readouterr().out
     assert said.count("captions as 10 tokens of 12, pooled 20, by flux") == 1
-    params = jax.tree.map(
-        lambda leaf: 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        checkpoint.load_params(tmp_path / "run", 2, use_ema=False),
-    )
+    params = drawn(checkpoint.load_params(tmp_path / "run", 2, use_ema=False), seed=0, scale=0.1)
     heard = evaluate(config, params)
     for result in heard:
         assert np.isfinite(result.psnr_db["model"]).all()

@@ -1,12 +1,13 @@
 """Reference tokens that do not look at the noise, and what sampling keeps of them."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_trees import drawn
 
 from bokeh_jax import diffusion
 from bokeh_jax.errors import InvalidInput
@@ -75,12 +76,10 @@ def draw(config: RefocusConfig):
     return normal(*image), conditions
 
 
+@cache
 def random_params(config: RefocusConfig):
     shapes = jax.eval_shape(lambda key: init_params(config, key, *SIZE), jax.random.key(0))
-    generator = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * generator.normal(size=leaf.shape), leaf.dtype), shapes
-    )
+    return drawn(shapes, seed=1, scale=0.3)
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))

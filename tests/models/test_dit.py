@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from random_trees import drawn
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.blocks import BlockInputs, DoubleBlock, SingleBlock
@@ -52,19 +53,16 @@ def inputs(seed=0):
 def random_params(module, seed, *args, **kwargs):
     """Every parameter drawn, none left at zero or one: what starts at zero would hide errors."""
     shapes = jax.eval_shape(partial(module.init, jax.random.key(0)), *args, **kwargs)["params"]
-    shapes = nn.unbox(shapes)
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [
-        0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    return drawn(nn.unbox(shapes), seed, scale=0.3)
+
+
+@partial(jax.jit, static_argnums=0)
+def network(config, params, positional, named):
+    return DiT(config).apply({"params": params}, *positional, **named)
 
 
 def run(config, params, seed=0):
-    positional, named = inputs(seed)
-    return jax.jit(DiT(config).apply)({"params": params}, *positional, **named)
+    return network(config, params, *inputs(seed))
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +121,12 @@ def test_sinusoidal_embedding_closed_form():
     np.testing.assert_array_equal(out[0], [1.0] * 128 + [0.0] * 128)
 
 
+@partial(jax.jit, static_argnums=0)
 def loss_and_gradient(config, params):
-    positional, named = inputs()
-
     def loss(params):
-        out = DiT(config).apply({"params": params}, *positional, **named)
-        return jnp.mean(jnp.square(out))
+        return jnp.mean(jnp.square(network(config, params, *inputs())))
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jax.value_and_grad(loss)(params)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +254,7 @@ def test_start_values():
     named["hidden_context"] = jnp.zeros((BATCH, NUM_EXTRA, 240), jnp.float32)
     init = jax.jit(partial(DiT(config).init, jax.random.key(4)))
     params = nn.unbox(init(*positional, **named)["params"])
-    out = DiT(config).apply({"params": params}, *positional, **named)
+    out = network(config, params, positional, named)
     np.testing.assert_array_equal(out, np.zeros(out.shape))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name, values = jax.tree_util.keystr(path), np.asarray(leaf)

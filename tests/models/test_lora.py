@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
+from random_trees import drawn
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
@@ -55,23 +56,19 @@ def arguments(seed=0):
     }
 
 
+@cache
 def shapes(config):
     boxed = jax.eval_shape(partial(DiT(config).init, jax.random.key(0)), **arguments())["params"]
     return nn.unbox(boxed), nn.get_partition_spec(boxed)
 
 
-def drawn(config, seed=1):
-    """Every parameter random, also those that start at zero."""
-    random = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)),
-        shapes(config)[0],
-    )
+def random_params(config, seed=1):
+    return drawn(shapes(config)[0], seed, scale=0.3)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return drawn(CONFIG)
+    return random_params(CONFIG)
 
 
 def without_adapters(params):
@@ -79,8 +76,9 @@ def without_adapters(params):
     return tree_by_name({name: leaf for name, leaf in leaves if not lora.is_adapter(name)})
 
 
+@partial(jax.jit, static_argnums=0)
 def run(config, params):
-    return jax.jit(DiT(config).apply)({"params": params}, **arguments())
+    return DiT(config).apply({"params": params}, **arguments())
 
 
 def adapter_names(config):
@@ -90,11 +88,9 @@ def adapter_names(config):
 def test_a_layer_against_numpy():
     layer = linear((3, 2, 4), ("embed", "qkv", "heads", "head_dim"), dtype=jnp.float32, lora=TWO)
     x = jax.random.normal(jax.random.key(0), (2, 5, 6), jnp.float32)
-    params = jax.tree.map(
-        lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        nn.unbox(layer.init(jax.random.key(1), x)["params"]),
-    )
-    found = layer.apply({"params": params}, x)
+    fresh = jax.eval_shape(layer.init, jax.random.key(1), x)["params"]
+    params = drawn(nn.unbox(fresh), seed=0, scale=1.0)
+    found = jax.jit(layer.apply)({"params": params}, x)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = np.einsum("bnc,cqhd->bnqhd", np.asarray(x, np.float64), wide["kernel"])
     expected += wide["bias"]
@@ -114,8 +110,8 @@ def test_one_adapter_over_two_inputs_against_numpy():
     second = jax.random.normal(jax.random.key(1), (2, 4, 7), jnp.float32)
     inputs = {"attn": (first, ("heads", "head_dim")), "mlp": (second, ("mlp",))}
     fresh = nn.unbox(module.init(jax.random.key(1), inputs)["params"])
-    params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), fresh)
-    found = module.apply({"params": params}, inputs)
+    params = drawn(fresh, seed=0, scale=1.0)
+    found = jax.jit(module.apply)({"params": params}, inputs)
     joined = np.concatenate((np.asarray(first).reshape(2, 4, 6), second), axis=-1)
     expected = np.zeros((2, 4, 5))
     for name in TWO.adapters:
@@ -260,8 +256,7 @@ def test_settings_that_make_no_sense_are_refused(fields, named):
 
 def adapter_gradients(config, frozen, trained):
     def loss(trained):
-        out = DiT(config).apply({"params": lora.joined(frozen, trained)}, **arguments())
-        return jnp.mean(jnp.square(out))
+        return jnp.mean(jnp.square(run(config, lora.joined(frozen, trained))))
 
     return leaves_by_name(jax.jit(jax.grad(loss))(trained))
 
@@ -349,9 +344,6 @@ def layouts(tmp_path_factory):
     out = tmp_path_factory.mktemp("layouts")
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_NUMPY_RANK_PROMOTION": "raise",
         "PYTHONPATH": str(TESTS.parent),
     }
     done = subprocess.run(

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_trees import drawn
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.conditions import DEFOCUS_SCALE, CameraTokens, Conditions, TextOnly
@@ -72,15 +73,10 @@ def draw(height=4, width=6, batch=2, text_dim=None):
     return noisy, jax.random.uniform(keys[9], (batch,), jnp.float32), conditions
 
 
+@cache
 def random_params(config):
     shapes = jax.eval_shape(lambda key: init_params(config, key, 2, 2), jax.random.key(0))
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [
-        0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    return drawn(shapes, seed=1, scale=0.3)
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -336,7 +332,7 @@ def test_text_alone_is_the_transformer_alone():
     pooled = jax.random.normal(keys[2], (2, 3), jnp.float32)
     time = jnp.asarray([0.2, 0.9], jnp.float32)
     out = jax.jit(partial(apply, LATENTS))(params, noisy, time, TextOnly(text, pooled))
-    expected = DiT(LATENTS.dit_config()).apply(
+    expected = jax.jit(DiT(LATENTS.dit_config()).apply)(
         {"params": params["dit"]},
         patchify(noisy, 2),
         grid_ids(0, 2, 3, 2),

@@ -1,10 +1,12 @@
 """Stored latents: the loss that the same photographs would give, with other things withheld."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
+from random_trees import drawn
 
 from bokeh_jax import models
 from bokeh_jax.errors import InvalidInput
@@ -56,22 +58,28 @@ def setting():
         name: np.stack([getattr(scene, name) for scene in scenes])
         for name in ("layers", "layer_disparity", "layer_gain")
     }
-    params = models.init_params(MODEL, jax.random.key(0), 8, 8)
-    params[CODEC] = init_autoencoder(CELLS.autoencoder, jax.random.key(1))
-    params = jax.tree.map(
-        lambda leaf: 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+    shapes = jax.eval_shape(
+        lambda key: (
+            models.init_params(MODEL, key, 8, 8) | {CODEC: init_autoencoder(CELLS.autoencoder, key)}
+        ),
+        jax.random.key(0),
     )
+    params = drawn(shapes, seed=0, scale=0.2)
     keys = jax.random.split(jax.random.key(2), 3)
     settings = {"simulation": SIMULATION, "objective": OBJECTIVE, "codec": CELLS}
     make = jax.jit(lambda p, b, k: make_latents(p, b, k, **settings))
     return params, batch, keys, make(params, batch, keys)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def loss_parts(objective, params, batch, keys):
+    settings = {"model": MODEL, "simulation": SIMULATION, "objective": objective, "codec": CELLS}
+    return refocus_loss(params, batch, keys, **settings)[1]
+
+
 def loss_of(setting, objective, *, stored):
     params, batch, keys, latents = setting
-    settings = {"model": MODEL, "simulation": SIMULATION, "objective": objective, "codec": CELLS}
-    function = jax.jit(lambda p, b, k: refocus_loss(p, b, k, **settings)[1])
-    return jax.device_get(function(params, latents if stored else batch, keys))
+    return jax.device_get(loss_parts(objective, params, latents if stored else batch, keys))
 
 
 def test_what_is_stored(setting):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_trees import drawn
 
 from bokeh_jax import models
 from bokeh_jax.models import RefocusConfig
@@ -79,13 +80,7 @@ def fresh():
 
 @pytest.fixture(scope="module")
 def random_params(fresh):
-    leaves, structure = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [
-        leaf + 0.2 * jax.random.normal(key, leaf.shape)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    return jax.tree.map(jnp.add, fresh, drawn(fresh, seed=1, scale=0.2))
 
 
 def loss_parts(params, batch, keys, objective=OBJECTIVE, simulation=SIMULATION):

@@ -23,8 +23,10 @@ from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 ROOT = Path(__file__).parent.parent.parent
 # For a machine that does much else besides; where all is well nothing waits so long.
 PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", "400"))
-# Compiled as the tests' own steps are (conftest.py): most of a short job is its compilation.
-_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+# Added to the tests' own (conftest.py), by which jobs are compiled as the tests' steps are.
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "training" / "no_torch")))
+}
 
 
 def write_config(path: Path, tiny: ExperimentConfig, **groups: dict) -> ExperimentConfig:
@@ -53,7 +55,7 @@ def run_ready(program: str, *arguments: list[str]) -> list[subprocess.Popen]:
         subprocess.Popen(
             [sys.executable, "-c", program, *own],
             cwd=ROOT,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -167,7 +169,7 @@ def start(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | _ENVIRONMENT | (environment or {}),
+            env=os.environ | ENVIRONMENT | (environment or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

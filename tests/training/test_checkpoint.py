@@ -19,16 +19,9 @@ from bokeh_jax.training.checksums import checksums
 from bokeh_jax.training.train import train
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """A run of 12 steps with checkpoints at 7 and 12."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, train(tiny, workdir, visible=False).state
-
-
 @pytest.fixture
 def copy(finished, tmp_path):
-    return shutil.copytree(finished[0], tmp_path / "copy")
+    return shutil.copytree(finished.workdir, tmp_path / "copy")
 
 
 def data_file(workdir, step):
@@ -163,7 +156,7 @@ def test_a_damaged_newest_ends_the_job_and_latest_good_goes_around_it(
     assert checkpoint.steps(copy) == [7, 12]
     checkpoint.verify(copy, 12)
     mesh = sharding.make_mesh(tiny.mesh)
-    assert_bitwise_equal(checkpoint.restore(copy, 12, tiny, mesh)[0], finished[1])
+    assert_bitwise_equal(checkpoint.restore(copy, 12, tiny, mesh)[0], finished.state)
 
 
 def test_where_all_are_damaged_nothing_starts_over(tiny, copy):
@@ -183,7 +176,7 @@ def test_a_second_damaged_one_of_a_step_gets_its_own_name(tiny, copy):
 
 
 def test_a_state_of_other_arrays_is_no_damage(tiny, finished):
-    stored = checkpoint.read_step(finished[0], 12)
+    stored = checkpoint.read_step(finished.workdir, 12)
     lacking = dataclasses.replace(
         stored, tree=stored.tree | {"ema": {}, "more": stored.tree["ema"]}
     )
@@ -192,7 +185,7 @@ def test_a_state_of_other_arrays_is_no_damage(tiny, finished):
 
 
 def test_a_record_without_its_digest_is_no_record(finished):
-    record = checkpoint.read_step(finished[0], 12).record
+    record = checkpoint.read_step(finished.workdir, 12).record
     values = json.loads(json.dumps(record.to_json()))
     assert record_from_json(dict(values)) == record
     del values["digest"]

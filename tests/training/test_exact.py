@@ -29,23 +29,21 @@ class Whole:
     workdir: object
 
 
-def undisturbed(tiny, folder, processes):
-    file, workdir = folder / "experiment.py", folder / "whole"
+@pytest.fixture(scope="module")
+def alone(tiny, finished, tmp_path_factory):
+    """The run that all tests share: drawing panels changes nothing else."""
+    file = tmp_path_factory.mktemp("alone") / "experiment.py"
     config = write_config(file, tiny, training=RHYTHM, sampler=SLOW_PANEL)
-    job = start(file, workdir, NO_PANEL, processes=processes)
+    return Whole(file, config, finished.workdir)
+
+
+@pytest.fixture(scope="module")
+def of_two(alone, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("of_two") / "whole"
+    job = start(alone.file, workdir, NO_PANEL, processes=2)
     assert job.end() == 0, job.said()[-3000:]
     assert checkpoint.steps(workdir) == [7, 12]
-    return Whole(file, config, workdir)
-
-
-@pytest.fixture(scope="module")
-def alone(tiny, tmp_path_factory):
-    return undisturbed(tiny, tmp_path_factory.mktemp("alone"), 1)
-
-
-@pytest.fixture(scope="module")
-def of_two(tiny, tmp_path_factory):
-    return undisturbed(tiny, tmp_path_factory.mktemp("of_two"), 2)
+    return dataclasses.replace(alone, workdir=workdir)
 
 
 def assert_ended_as(whole, workdir):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from real_jobs import ROOT, free_port, write_config
+from real_jobs import ENVIRONMENT, ROOT, free_port, write_config
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training.hosts import Hosts, code_version
@@ -24,7 +24,7 @@ def test_processes_with_different_configs_stop_and_say_so(tiny, tmp_path):
                 *("--num-processes=2", f"--process-index={index}", f"--config.seed={index}"),
             ],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+            env=os.environ | ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -38,7 +38,6 @@ def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
             "training.num_steps=350",
             "training.global_batch_size=32",
             "training.log_every_steps=50",
-            "training.image_every_steps=350",
             "training.checkpoint_every_steps=350",
             "evaluation.splits=('train',)",
             "evaluation.num_scenes=8",

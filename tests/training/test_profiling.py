@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from real_jobs import ENVIRONMENT, ROOT
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
@@ -20,8 +20,6 @@ from bokeh_jax.training.goodput import GOODPUT_FILE, GoodputRecord
 from bokeh_jax.training.profiling import Profiler, StepRange, check_steps, parse_steps
 from bokeh_jax.training.train import main, train
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def trace_of(folder):
@@ -110,7 +108,7 @@ def started():
             subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | ENVIRONMENT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -136,7 +134,7 @@ def wait_for(condition, process, what):
 def test_a_process_traced_killed_and_continued(tiny, tmp_path, capsys, started):
     config, workdir = tmp_path / "long.py", tmp_path / "run"
     changes = json.loads(config_lib.to_json(tiny))
-    changes["training"] |= {"num_steps": 100_000, "image_every_steps": 100_000}
+    changes["training"] |= {"num_steps": 100_000, "image_every_steps": 0}
     changes["training"] |= {"checkpoint_every_steps": 7}
     config.write_text(
         "import json\n"

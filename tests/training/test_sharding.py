@@ -28,9 +28,6 @@ def layouts(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("layouts")
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-        "JAX_NUMPY_RANK_PROMOTION": "raise",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     }
     done = subprocess.run(

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from real_jobs import ROOT, free_port, run_ready, start, write_config
+from real_jobs import ENVIRONMENT, ROOT, free_port, run_ready, start, write_config
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training import checkpoint, watchdog
@@ -75,6 +75,7 @@ def test_a_process_whose_partner_never_comes_ends(tiny, tmp_path):
             *("--process-index=1", "--join-timeout-seconds=2"),
         ],
         cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,

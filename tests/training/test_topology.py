@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+from real_jobs import ENVIRONMENT, ROOT
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
-
-ROOT = Path(__file__).parent.parent.parent
 
 # In a process of its own, that has eight devices: 8 -> 4 -> 1 -> 8, saved anew by each.
 MOVE = """
@@ -20,7 +19,6 @@ from jax.sharding import AxisType, Mesh
 from bokeh_jax import config as config_lib
 from bokeh_jax.training import checkpoint, executables, sharding
 from bokeh_jax.leaf_names import leaves_by_name
-from bokeh_jax.training.rng import step_key
 from bokeh_jax.training.saver import open_saver
 from bokeh_jax.training.state import create_state
 from bokeh_jax.training.step import batch_checksum
@@ -36,15 +34,13 @@ def mesh_of(**sizes):
     return Mesh(devices, names, axis_types=(AxisType.Auto,) * len(names))
 
 def filled(config):
-    state = create_state(config)
-    leaves, structure = jax.tree.flatten(state)
-    key = step_key(0, "test", 0)
-    leaves = [
-        jax.random.normal(jax.random.fold_in(key, number), leaf.shape)
-        if leaf.dtype == np.float32 else leaf + 3
-        for number, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, leaves)
+    # By numpy: nothing to compile.
+    random = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: random.standard_normal(leaf.shape, np.float32)
+        if leaf.dtype == np.float32 else np.full(leaf.shape, 3, leaf.dtype),
+        jax.eval_shape(lambda: create_state(config)),
+    )
 
 def next_batch(position, mesh):
     loader = make_loader(executables.loader_config(config), start_step=position.next_step)
@@ -54,7 +50,7 @@ def next_batch(position, mesh):
 
 mesh = mesh_of(fsdp=8)
 shardings = sharding.shardings_of(sharding.placed_state(config, mesh))
-state = jax.jit(lambda: filled(config), out_shardings=shardings)()
+state = jax.device_put(filled(config), shardings)
 assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
 truth = {name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()}
 position = checkpoint.DataPosition(5, config.seed, "fingerprint")
@@ -87,7 +83,7 @@ def test_eight_four_and_one_device_read_each_other(tiny, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MOVE, str(config), str(tmp_path)],
         cwd=ROOT,
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT)},
+        env=os.environ | ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "8"},
         capture_output=True,
         text=True,
         timeout=400,

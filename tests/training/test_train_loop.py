@@ -26,13 +26,6 @@ from data_pipeline.layered import LayeredSource
 from data_pipeline.loader import LoaderConfig, make_loader, shapes
 
 
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """A run of 12 steps with checkpoints at 7 and 12."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, train(tiny, workdir, visible=False)
-
-
 def leaves_with_names(state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
@@ -52,7 +45,7 @@ def test_twelve_steps_equal_seven_and_five_bitwise(tiny, finished, tmp_path):
     shutil.rmtree(resumed_dir / "checkpoints" / "12")
     resumed = train(tiny, resumed_dir, visible=False)
     # Names every leaf: step, params, both Adam moments, their count and the schedule's, EMA.
-    assert_bitwise_equal(whole.state, resumed.state)
+    assert_bitwise_equal(whole, resumed.state)
     assert int(resumed.state.step) == 12
     adam = [leaf for name, leaf in leaves_with_names(resumed.state).items() if "mu" in name]
     assert adam
@@ -65,7 +58,7 @@ def test_twelve_steps_equal_seven_and_five_bitwise(tiny, finished, tmp_path):
 
 
 def test_every_step_saw_another_batch(finished):
-    lines = read_metrics(finished[0] / METRICS_FILE)
+    lines = read_metrics(finished.workdir / METRICS_FILE)
     assert len({line["batch_checksum"] for line in lines}) == 12
 
 
@@ -73,14 +66,14 @@ def test_restored_state_is_the_saved_one(tiny, finished):
     workdir, whole = finished
     mesh = sharding.make_mesh(tiny.mesh)
     state, position = checkpoint.restore(workdir, 12, tiny, mesh)
-    assert_bitwise_equal(whole.state, state)
+    assert_bitwise_equal(whole, state)
     assert position.next_step == 12
 
 
-def test_a_finished_run_does_not_train_again(tiny, finished, capsys):
-    workdir, whole = finished
-    again = train(tiny, workdir, visible=False)
-    assert_bitwise_equal(whole.state, again.state)
+def test_a_finished_run_does_not_train_again(tiny, finished, tmp_path, capsys):
+    copy = shutil.copytree(finished.workdir, tmp_path / "copy")
+    again = train(tiny, copy, visible=False)
+    assert_bitwise_equal(finished.state, again.state)
     assert "already at step 12" in capsys.readouterr().out
 
 
@@ -140,7 +133,7 @@ def test_nothing_compiles_in_the_loop_and_the_step_takes_one_shape(tiny):
 
 
 def test_the_average_follows_the_updated_parameters(finished):
-    state = finished[1].state
+    state = finished.state
     distances = [
         float(np.abs(np.asarray(a) - np.asarray(b)).max())
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True)
@@ -149,7 +142,7 @@ def test_the_average_follows_the_updated_parameters(finished):
 
 
 def test_losses_fall_and_norms_are_reported(finished):
-    lines = read_metrics(finished[0] / METRICS_FILE)
+    lines = read_metrics(finished.workdir / METRICS_FILE)
     assert all(line["gradient_norm"] > 0 for line in lines)
     assert lines[0]["learning_rate"] == 0.0
     assert max(line["learning_rate"] for line in lines) == pytest.approx(1e-3, rel=1e-5)
@@ -176,7 +169,7 @@ def test_configs_that_do_not_fit_are_refused_before_anything_is_written(
 def test_a_checkpoint_of_another_model_is_refused(tiny, finished, tmp_path):
     other = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, num_single_blocks=2))
     copy = tmp_path / "copy"
-    shutil.copytree(finished[0], copy)
+    shutil.copytree(finished.workdir, copy)
     before = (copy / "config.json").read_text()
     with pytest.raises(InvalidInput, match=r"num_single_blocks is 1 there and 2 here"):
         train(other, copy, visible=False)
@@ -196,7 +189,7 @@ def test_a_dataset_of_other_content_is_refused_on_resume(tiny, finished, tmp_pat
         num_workers=0,
     )
     copy = tmp_path / "copy"
-    shutil.copytree(finished[0], copy)
+    shutil.copytree(finished.workdir, copy)
     moved = dataclasses.replace(
         tiny, data=dataclasses.replace(tiny.data, path=str(tmp_path / "data"))
     )
