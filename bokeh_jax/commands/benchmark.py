@@ -22,6 +22,9 @@ from data_pipeline.layered.texture_folder import folder_textures
 from data_pipeline.layered.textures import load_textures
 
 GENERATED = "benchmark"
+# What shells give for SIGINT.
+_INTERRUPTED = 130
+_GOLDEN = (5**0.5 - 1) / 2
 T = TypeVar("T")
 
 
@@ -34,14 +37,18 @@ def build(arguments: argparse.Namespace) -> None:
     settings = BenchmarkSettings(**{name: v for name, v in given.items() if v is not None})
     folder = arguments.textures
     textures = load_textures() if folder is None else folder_textures(folder)
-    with Progress(disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("scenes", total=settings.scenes)
-        benchmark, was_there = build_benchmark(
-            settings,
-            arguments.out,
-            textures,
-            on_scene=lambda done: bar.update(task, completed=done),
-        )
+    try:
+        with Progress(disable=not sys.stdout.isatty()) as bar:
+            task = bar.add_task("scenes", total=settings.scenes)
+            benchmark, was_there = build_benchmark(
+                settings,
+                arguments.out,
+                textures,
+                on_scene=lambda done: bar.update(task, completed=done),
+            )
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     print(f"{'kept' if was_there else 'built'} {_described(benchmark)}")
 
 
@@ -55,7 +62,7 @@ def show_questions(arguments: argparse.Namespace) -> None:
         benchmark = verify_benchmark(arguments.folder)
         print(f"whole: {_described(benchmark)}")
         names = {row["name"] for row in _spread(benchmark.rows, arguments.rows)}
-        shown = (q for q in load_benchmark(arguments.folder) if q.name in names)
+        shown = load_benchmark(arguments.folder, names=names)
     else:
         if arguments.kind not in REAL_SETS:
             raise InvalidInput(
@@ -77,10 +84,12 @@ def _draw(questions: Iterator[Question], path: Path) -> None:
 
 
 def _spread(rows: Sequence[T], count: int) -> list[T]:
-    """At most so many rows, from all over the list, with a step that meets every task."""
+    """At most so many rows, from all over the list; no step of it that could miss a task."""
     if len(rows) <= count:
         return list(rows)
-    return [rows[index * len(rows) // count + index % 3] for index in range(count)]
+    return [
+        rows[index] for index in sorted({int(i * _GOLDEN % 1 * len(rows)) for i in range(count)})
+    ]
 
 
 def _described(benchmark: Benchmark) -> str:

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,7 @@ def load_benchmark(
     subsets: Sequence[str] = SUBSETS,
     core: bool = False,
     num_scenes: int | None = None,
+    names: Container[str] | None = None,
 ) -> Iterator[Question]:
     """Questions of a benchmark, scene by scene; every picture is checked as it is read.
 
@@ -170,6 +171,7 @@ def load_benchmark(
         subsets: which of them.
         core: only the third in which every plane, blur level and task occurs equally often.
         num_scenes: only the first so many; None for all.
+        names: only questions of these names; None for all.
 
     Raises:
         InvalidInput: an unknown task or subset, or a folder that is not whole.
@@ -179,14 +181,15 @@ def load_benchmark(
             if value not in allowed:
                 raise InvalidInput(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     benchmark = open_benchmark(path)
-    scenes = [scene["scene"] for scene in benchmark.scenes][:num_scenes]
+    scenes = {scene["scene"] for scene in benchmark.scenes[:num_scenes]}
     rows = [
         row
         for row in benchmark.rows
         if row["task"] in tasks
         and row["subset"] in subsets
-        and row["scene"] in set(scenes)
+        and row["scene"] in scenes
         and (row["core"] or not core)
+        and (names is None or row["name"] in names)
     ]
     return _questions(benchmark, rows)
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, Key, UInt8
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.focus_points import FocusPlane, focus_planes
@@ -144,7 +144,11 @@ def photographed_scenes(
         for index in range(first, first + _MOST_CANDIDATES):
             composition = _composition(settings, frame, index, textures)
             scene = _scene(composition, frame, settings)
-            planes = focus_planes(np.asarray(scene.disparity[0]), least_gap=settings.least_gap)
+            planes = focus_planes(
+                np.asarray(scene.disparity[0]),
+                np.asarray(_levels(scene.image[0])),
+                least_gap=settings.least_gap,
+            )
             if planes is not None:
                 break
         else:
@@ -210,7 +214,8 @@ def _photographed(
         )
         for fraction in settings.blur_fractions
     ]
-    damaged = _damaged(scene.disparity, settings.seed, number, noise=settings.depth_noise)
+    key = jax.random.fold_in(jax.random.key(settings.seed), number)
+    damaged = _damaged(scene.disparity, key[None], noise=settings.depth_noise)
     return PhotographedScene(
         number=number,
         index=index,
@@ -244,7 +249,6 @@ def _shoot(
 
 @functools.partial(jax.jit, static_argnames=("noise",))
 def _damaged(
-    disparity: Float[Array, "1 h w"], seed: int, number: int, *, noise: DepthNoiseConfig
+    disparity: Float[Array, "1 h w"], keys: Key[Array, " 1"], *, noise: DepthNoiseConfig
 ) -> Float[Array, "h w"]:
-    key = jax.random.fold_in(jax.random.key(seed), number)
-    return damage_disparity(disparity, key[None], noise)[0]
+    return damage_disparity(disparity, keys, noise)[0]

@@ -171,12 +171,14 @@ def _encode(image: Values) -> np.ndarray:
     return np.clip(np.asarray(linear_to_srgb(jnp.asarray(image))), 0.0, 1.0)
 
 
-def lay_out(rows: list[list[Cell]], counts: dict[str, np.ndarray]) -> Image.Image:
-    """Rows of pictures, whole pixels enlarged to about `_CELL_PX`, and the histograms below."""
-    zooms = [max(1, _CELL_PX // max(row[0][1].shape[:2])) for row in rows]
+def lay_out(
+    rows: list[list[Cell]], counts: dict[str, np.ndarray], *, cell_px: int = _CELL_PX
+) -> Image.Image:
+    """Rows of pictures, whole pixels enlarged to about `cell_px`, and the histograms below."""
+    zooms = [max(1, cell_px // max(row[0][1].shape[:2])) for row in rows]
     pictures = zip(rows, zooms, strict=True)
     sizes = [tuple(zoom * side for side in row[0][1].shape[:2]) for row, zoom in pictures]
-    cell_px = max([_CELL_PX, *(width for _, width in sizes)])
+    cell_px = max([cell_px, *(width for _, width in sizes)])
     plot_px = _BAR_PX * _NUM_BARS + 2 * _GAP_PX
     width = max(max(map(len, rows)) * (cell_px + _GAP_PX), len(counts) * plot_px)
     heights = [height + _CAPTION_PX + _GAP_PX for height, _ in sizes]

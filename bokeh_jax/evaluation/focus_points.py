@@ -1,8 +1,10 @@
-"""Where to focus in a disparity map so that there is no doubt what is meant.
+"""Where to focus in a scene so that there is no doubt what is meant.
 
-A point near an outline means two planes at once. A pixel counts only if disparity varies by less
-than `FLAT` within `REACH` of it; of those near a wanted disparity, the one deepest inside is taken:
-the largest distance to a pixel that does not count, the frame's edge included.
+A point near an outline means two planes at once, and where nothing is to be seen, focus is not to
+be seen either. A pixel counts only if, within `REACH` of it, disparity varies by less than `FLAT`,
+and luminance (mean of the encoded channels) has a standard deviation above `DETAIL`. Of those near
+a wanted disparity, the one deepest inside is taken: the largest distance to a pixel that does not
+count, the frame's edge included.
 
     near, far   quantiles 0.97 and 0.03 of what counts
     middle      what comes closest to (near + far) / 2
@@ -16,14 +18,15 @@ import itertools
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 
 from bokeh_jax.evaluation.questions import Point
 
 PLANES = ("near", "middle", "far")
-# Disparity over the neighbourhood of a point; a fraction of the width.
+# Disparity, a fraction of the width, and encoded luminance.
 FLAT = 0.06
-REACH = 0.015
+REACH = 0.02
+DETAIL = 0.03
 # Of the flat pixels' disparities: those of the near and of the far plane.
 QUANTILES = (0.97, 0.03)
 # Disparity by which a pixel may miss the wanted one.
@@ -50,6 +53,14 @@ def flat_pixels(disparity: Float32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"
     return cv2.dilate(disparity, window) - cv2.erode(disparity, window) < FLAT
 
 
+def detailed_pixels(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels around which there is something to be sharp."""
+    luminance = image.mean(axis=-1, dtype=np.float32) / np.float32(255)
+    side_px = 2 * max(1, round(REACH * image.shape[1])) + 1
+    mean, square = (cv2.blur(value, (side_px, side_px)) for value in (luminance, luminance**2))
+    return square - mean**2 > DETAIL**2
+
+
 def plane_near(
     disparity: Float32[np.ndarray, "h w"], wanted: float, counts: Bool[np.ndarray, "h w"]
 ) -> FocusPlane:
@@ -70,18 +81,22 @@ def plane_near(
 
 
 def focus_planes(
-    disparity: Float32[np.ndarray, "h w"], *, least_gap: float
+    disparity: Float32[np.ndarray, "h w"],
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    least_gap: float,
 ) -> tuple[FocusPlane, ...] | None:
     """Near, middle and far plane of a scene.
 
     Args:
         disparity: of the visible surfaces, relative, [0, 1].
+        image: the scene all in focus, sRGB-encoded.
         least_gap: disparity between any two planes.
 
     Returns:
         One plane for each of `PLANES`; None where the scene has no three that differ so much.
     """
-    counts = flat_pixels(disparity)
+    counts = flat_pixels(disparity) & detailed_pixels(image)
     if not counts.any():
         return None
     near, far = np.quantile(disparity[counts], QUANTILES)

@@ -16,7 +16,7 @@ from bokeh_jax.evaluation.questions import Point, Question
 from bokeh_jax.evaluation.real_images import nearest_samples, shrunk
 from bokeh_jax.optics import Lens
 
-_MAX_SIDE_PX = 256
+_CELL_PX = 256
 _UNKNOWN = 0.5
 _CROSS = (1.0, 0.1, 0.1)
 _CROSS_HALF_PX = 4
@@ -31,11 +31,12 @@ def question_sheet(questions: Sequence[Question]) -> Float[np.ndarray, "h w 3"]:
     """
     if not questions:
         raise InvalidInput("the sheet has no questions; allowed: 1 or more")
-    return np.asarray(lay_out([_row(question) for question in questions], {}), np.float32) / 255.0
+    sheet = lay_out([_row(question) for question in questions], {}, cell_px=_CELL_PX)
+    return np.asarray(sheet, np.float32) / 255.0
 
 
 def _row(question: Question) -> list[Cell]:
-    image, truth = (shrunk(p, _MAX_SIDE_PX) for p in (question.image, question.truth))
+    image, truth = (shrunk(p, _CELL_PX) for p in (question.image, question.truth))
     told, unknown = question.disparity, np.full_like(image, _UNKNOWN)
     gray = (
         unknown if told is None else nearest_samples(told, image.shape[:2])[..., None] + 0 * image
@@ -52,7 +53,7 @@ def _row(question: Question) -> list[Cell]:
             f"asked: {_camera(question.target)} {point}{measured}",
             _marked(truth, question.focus_point),
         ),
-        ("all in focus", unknown if sharp is None else shrunk(sharp, _MAX_SIDE_PX)),
+        ("all in focus", unknown if sharp is None else shrunk(sharp, _CELL_PX)),
         (
             f"|truth - reference|; ref {_camera(question.reference)}",
             np.clip(_DIFFERENCE_GAIN * np.abs(truth - image), 0.0, 1.0),

@@ -4,14 +4,15 @@ JPEG, WebP and 8 bits as `inference.photo_file` reads them (EXIF orientation and
 applied). PNG and TIFF of 16 bits keep them. OpenEXR holds linear light, which is clipped at white
 and encoded.
 
-Sharpness of a tile is the mean squared Laplacian of luminance, y = mean of the encoded channels,
+Sharpness of a window is the mean squared Laplacian of luminance, y = mean of encoded channels,
 
-    E(tile) = mean (∇² y)²,
+    E(window) = mean (∇² y)²,
 
-over a grid of tiles, a sixteenth of the longer side each. The *sharpest point* of a picture among
-others of the same view is the centre of the tile in which E exceeds the largest E of the others by
-the most; with no others, of the tile of the largest E. It says where a photograph is focused when
-its set does not.
+over squares a tenth of the longer side. The *sharpest point* of a picture among others of the same
+view lies in the window in which E exceeds the largest E of the others by the most (with no others,
+in that of the largest E), at the centre of mass of (∇² y)². It says where a photograph is focused
+when its set does not. Where the slices of a stack do not lie on one another, so that an edge is in
+a window of one and not of the other, it is wrong.
 Laplacian energy as focus measure: Nayar & Nakagawa, "Shape from focus", PAMI 1994.
 """
 
@@ -21,8 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.questions import Point
@@ -32,8 +34,9 @@ from data_pipeline.image_codecs import decode_png
 from data_pipeline.photos.maps import check_map_libraries, decode_map
 
 IMAGE_SUFFIXES = (*KINDS, ".exr")
-MAP_SUFFIXES = (".png", ".tif", ".tiff", ".exr", ".pfm", ".npy", ".npz", ".jpg")
-_TILES = 16
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".exr", ".pfm", ".npy", ".npz", ".jpg", ".jpeg")
+# Side of a window over the longer side of the picture.
+_WINDOW = 0.1
 
 
 def read_picture(path: Path) -> Float32[np.ndarray, "h w 3"]:
@@ -78,7 +81,7 @@ def read_disparity(
     """
     if not path.is_file():
         raise InvalidInput(f"disparity map {path} not found; allowed: {' '.join(MAP_SUFFIXES)}")
-    raw = decode_map(path.read_bytes(), _map_kind(path), str(path))
+    raw = _map_values(path)
     scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(raw.dtype, 1.0)
     values = raw.astype(np.float32) / np.float32(scale)
     if is_depth:
@@ -120,22 +123,37 @@ def nearest_samples(
 
 
 def sharpest_point(
-    picture: Float[np.ndarray, "h w 3"], others: Sequence[Float[np.ndarray, "h w 3"]] = ()
+    picture: Float32[np.ndarray, "h w 3"], others: Sequence[Float32[np.ndarray, "h w 3"]] = ()
 ) -> Point:
     """Where a picture is sharper than others of the same view; see the module."""
-    energy = _tile_energy(picture)
-    if others:
-        energy = energy - np.max([_tile_energy(other) for other in others], axis=0)
-    row, column = np.unravel_index(int(np.argmax(energy)), energy.shape)
-    return (int(column) + 0.5) / energy.shape[1], (int(row) + 0.5) / energy.shape[0]
-
-
-def _tile_energy(picture: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "rows columns"]:
     height_px, width_px = picture.shape[:2]
-    laplacian = cv2.Laplacian(picture.mean(axis=-1).astype(np.float32), cv2.CV_32F)
-    side_px = max(height_px, width_px) / _TILES
-    shape = (max(1, round(width_px / side_px)), max(1, round(height_px / side_px)))
-    return cv2.resize(laplacian**2, shape, interpolation=cv2.INTER_AREA)
+    half_px = max(1, round(_WINDOW * max(height_px, width_px) / 2))
+    half_px = min(half_px, (min(height_px, width_px) - 1) // 2)
+    detail = _detail(picture)
+    margin = _window_means(detail, half_px)
+    if others:
+        margin = margin - np.max([_window_means(_detail(o), half_px) for o in others], axis=0)
+    row, column = np.unravel_index(int(np.argmax(margin)), margin.shape)
+    window = detail[row : row + 2 * half_px + 1, column : column + 2 * half_px + 1]
+    # A trace keeps a window without any detail from having no centre.
+    weights = window + np.float32(1e-12)
+    rows, columns = (np.arange(length) + 0.5 for length in window.shape)
+    y = row + (weights.sum(axis=1) * rows).sum() / weights.sum()
+    x = column + (weights.sum(axis=0) * columns).sum() / weights.sum()
+    return float(x / width_px), float(y / height_px)
+
+
+def _detail(picture: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    return cv2.Laplacian(picture.mean(axis=-1, dtype=np.float32), cv2.CV_32F) ** 2
+
+
+def _window_means(
+    values: Float32[np.ndarray, "h w"], half_px: int
+) -> Float32[np.ndarray, "rows columns"]:
+    """Means over the windows that lie wholly in the frame; the first is that of its corner."""
+    side = 2 * half_px + 1
+    means = cv2.blur(values, (side, side))
+    return means[half_px : values.shape[0] - half_px, half_px : values.shape[1] - half_px]
 
 
 def _has_16_bits(path: Path) -> bool:
@@ -143,12 +161,18 @@ def _has_16_bits(path: Path) -> bool:
     return image is not None and image.dtype == np.uint16 and image.ndim == 3
 
 
-def _map_kind(path: Path) -> str:
-    suffix = path.suffix.lower()
+def _map_values(path: Path) -> np.ndarray:
+    """What a map's file holds."""
+    suffix, data = path.suffix.lower(), path.read_bytes()
     if suffix not in MAP_SUFFIXES:
         raise InvalidInput(f"disparity map {path}; allowed: {' '.join(MAP_SUFFIXES)}")
-    # decode_map reads what Pillow reads as it reads PNG; some sets ship maps as JPEG.
-    return "png" if suffix == ".jpg" else suffix[1:]
+    if suffix not in (".jpg", ".jpeg"):
+        return decode_map(data, suffix[1:], str(path))
+    # Some sets ship maps as JPEG, grey in three channels.
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    if values is None:
+        raise InvalidInput(f"disparity map {path} cannot be read; allowed: a whole JPEG file")
+    return values
 
 
 def _read_exr(path: Path) -> Float32[np.ndarray, "h w 3"]:
@@ -163,4 +187,4 @@ def _read_exr(path: Path) -> Float32[np.ndarray, "h w 3"]:
         raise InvalidInput(
             f"image file {path} cannot be read ({error}); allowed: OpenEXR with R, G and B"
         ) from None
-    return np.asarray(linear_to_srgb(np.clip(light, 0.0, 1.0)))
+    return np.asarray(linear_to_srgb(jnp.asarray(np.clip(light, 0.0, 1.0))))

@@ -28,6 +28,7 @@ No set but BLB and `triples` says what its lens does in pixels of blur, so there
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,10 +130,12 @@ def _blb_scene(scene: Path) -> list[RealQuestion]:
     listed = scene / "info.json"
     said = _object(listed, ("blur_parameters", "focus_distances"))
     sharp, depth = (_present(scene / name, listed) for name in ("image.exr", "depth.exr"))
-    distances, rows = said["focus_distances"], []
-    for (level, blur_px), plane in itertools.product(
-        enumerate(said["blur_parameters"]), range(len(distances))
-    ):
+    blurs, distances = (
+        [_numbers(value, f"{key} in {listed}", 1) for value in said[key]]
+        for key in ("blur_parameters", "focus_distances")
+    )
+    rows = []
+    for (level, blur_px), plane in itertools.product(enumerate(blurs), range(len(distances))):
         # The photograph that is refocused is focused half of the stack away.
         other = (plane + len(distances) // 2) % len(distances)
         lens, its_lens = (
@@ -214,7 +217,7 @@ def _triples(folder: Path, split: str) -> Rows:
         lens = None
         if "blur_px" in camera and "focus_disparity" in camera:
             lens = RealLens(focus_disparity=camera["focus_disparity"], blur_px=camera["blur_px"])
-        point = tuple(camera["point"]) if "point" in camera else None
+        point = camera.get("point")
         for task, image, truth, reference, target in (
             ("add_bokeh", sharp[stem], blurred[stem], ALL_IN_FOCUS, lens),
             ("deblur", blurred[stem], sharp[stem], lens, ALL_IN_FOCUS),
@@ -252,8 +255,25 @@ def _cameras(path: Path) -> dict[str, dict[str, Any]]:
                 f"file {path} line {number} is {line[:60]}; allowed: an object of name and any of "
                 f"{', '.join(_CAMERA_KEYS[1:])}"
             )
-        cameras[said["name"]] = said
+        cameras[said["name"]] = {
+            key: _numbers(value, f"{key} in {path} line {number}", 2 if key == "point" else 1)
+            for key, value in said.items()
+            if key != "name"
+        }
     return cameras
+
+
+def _numbers(value: Any, what: str, count: int) -> Any:
+    """A number, or a tuple of so many."""
+    values = [value] if count == 1 else value
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(type(each) in (int, float) and math.isfinite(each) for each in values)
+    ):
+        raise InvalidInput(f"{what} is {value!r}; allowed: {count} finite numbers")
+    numbers = tuple(float(each) for each in values)
+    return numbers if count > 1 else numbers[0]
 
 
 def _object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
