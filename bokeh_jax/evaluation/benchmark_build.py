@@ -5,12 +5,12 @@ in focus. Its questions, in each subset:
 
     add_bokeh   all in focus      -> plane p, level b           P B questions
     deblur      plane p, level b  -> all in focus               P B questions
-    refocus     plane p + 1, level b + (s div 3 F)  ->  plane p, level b     P B questions
+    refocus     plane p + 1, level b + (turn div P)  ->  plane p, level b    P B questions
 
-s is the scene, F the number of frames; planes and levels are counted modulo P and B. A subset says
-what a method is told of disparity: the truth, the damaged map, nothing. The core holds the
-questions with p = b + (s div F) modulo P: as many of each plane and level over the scenes, whatever
-their frame.
+Planes and levels are counted modulo P and B. turn = (s div F) + (s mod F), with s the scene and F
+the number of frames, so that in scenes of every frame and in the first few scenes alike all pairs
+of levels occur. A subset says what a method is told of disparity: the truth, the damaged map,
+nothing. The core holds the questions with p = b + turn: as many of each plane and level.
 
 A folder appears under its name when it is whole, never before.
 """
@@ -118,7 +118,7 @@ def _write(
     for scene in scenes:
         for name, data in _pictures(scene).items():
             write(f"{_folder(scene)}/{name}", data)
-        rows += _rows(scene, settings)
+        rows += scene_rows(scene, settings)
         told_of.append(_described(scene))
         if on_scene is not None:
             on_scene(scene.number + 1)
@@ -179,16 +179,16 @@ def _described(scene: PhotographedScene) -> dict[str, Any]:
     }
 
 
-def _rows(scene: PhotographedScene, settings: BenchmarkSettings) -> list[Row]:
-    """All questions of one scene."""
-    num_frames, num_planes = len(settings.frames()), len(scene.planes)
-    num_levels = len(settings.blur_fractions)
+def scene_rows(scene: PhotographedScene, settings: BenchmarkSettings) -> list[Row]:
+    """All questions of one scene, as lines of questions.jsonl."""
+    num_planes, num_levels = len(scene.planes), len(settings.blur_fractions)
+    turn = sum(divmod(scene.number, len(settings.frames())))
     rows = []
     for subset, told in _TOLD.items():
         for plane in range(num_planes):
             for level in range(num_levels):
                 other = (plane + 1) % num_planes
-                its_level = (level + scene.number // (num_planes * num_frames)) % num_levels
+                its_level = (level + turn // num_planes) % num_levels
                 shown = _shown(scene, settings, plane, level)
                 elsewhere = _shown(scene, settings, other, its_level)
                 # Of no effect, but a point must be given: not the one that would say too much.
@@ -199,8 +199,7 @@ def _rows(scene: PhotographedScene, settings: BenchmarkSettings) -> list[Row]:
                     "deblur": (shown, sharp),
                     "refocus": (elsewhere, shown),
                 }
-                rotation = level + scene.number // num_frames
-                core = plane == rotation % num_planes
+                core = plane == (level + turn) % num_planes
                 rows += [
                     _row(scene, task, subset, told, reference, target, f"{PLANES[plane]}_{level}")
                     | {"core": core}

@@ -16,8 +16,14 @@ from bokeh_jax.evaluation.benchmark import (
     open_benchmark,
     verify_benchmark,
 )
-from bokeh_jax.evaluation.benchmark_build import build_benchmark
-from bokeh_jax.evaluation.benchmark_scenes import SPLIT, STREAM, BenchmarkSettings
+from bokeh_jax.evaluation.benchmark_build import build_benchmark, scene_rows
+from bokeh_jax.evaluation.benchmark_scenes import (
+    SPLIT,
+    STREAM,
+    BenchmarkSettings,
+    PhotographedScene,
+)
+from bokeh_jax.evaluation.focus_points import FocusPlane
 from bokeh_jax.evaluation.metrics import psnr_db
 from bokeh_jax.evaluation.questions import TASKS, Question
 from bokeh_jax.optics import Lens, linear_to_srgb, render_defocus, render_layers, srgb_to_linear
@@ -97,11 +103,35 @@ def test_the_core_turns_through_planes_and_levels(built):
     core = [row for row in open_benchmark(built).rows if row["core"] and row["subset"] == "clean"]
     assert len(core) == 27
     asked = [(row["scene"], row["task"], row["name"].split("/")[2]) for row in core]
-    for scene, rotation in (("0000", 0), ("0001", 0), ("0002", 1)):
+    for scene, rotation in (("0000", 0), ("0001", 1), ("0002", 1)):
         for task in TASKS:
             found = {shot for s, t, shot in asked if (s, t) == (scene, task)}
             names = ("near", "middle", "far")
             assert found == {f"{names[(level + rotation) % 3]}_{level}" for level in range(3)}
+
+
+def test_frames_planes_and_levels_are_not_tied_to_each_other():
+    """Of all scenes of a frame, and of the first nine alike, each turn has its share."""
+    settings = BenchmarkSettings()
+    picture, disparity = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32)
+    turns = []
+    for number in range(settings.scenes):
+        scene = PhotographedScene(
+            number=number,
+            index=number,
+            planes=tuple(FocusPlane((0.5, 0.5), float(value)) for value in (0.9, 0.5, 0.1)),
+            all_in_focus=picture,
+            photographs=np.zeros((3, 3, 8, 8, 3), np.uint8),
+            disparity=disparity,
+            damaged=disparity,
+            made_of={},
+        )
+        row = next(r for r in scene_rows(scene, settings) if r["task"] == "refocus" and r["core"])
+        pair = [row[name]["blur_fraction"] for name in ("reference", "target")]
+        turns.append((row["name"].split("/")[2], *pair))
+    assert len(set(turns[:9])) == len(set(turns)) == 9
+    for frame in range(16):
+        assert len(set(turns[frame::16])) == 9
 
 
 def test_truth_is_taken_of_all_layers(questions, textures):
