@@ -17,6 +17,10 @@ from bokeh_jax.commands.bench import add_lens_blur_arguments
 from bokeh_jax.commands.bench_codec import add_codec_arguments
 from bokeh_jax.commands.bench_data import add_data_arguments
 from bokeh_jax.commands.bench_train_step import add_train_step_arguments
+from bokeh_jax.commands.benchmark_arguments import (
+    add_benchmark_arguments,
+    add_questions_arguments,
+)
 from bokeh_jax.commands.checkpoint_arguments import (
     add_inspect_arguments as add_checkpoint_arguments,
 )
@@ -238,6 +242,20 @@ def _inspect(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _benchmark(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.benchmark import build
+
+    build(arguments)
+    return 0
+
+
+def _questions(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.benchmark import show_questions
+
+    show_questions(arguments)
+    return 0
+
+
 def _latents(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.latents import build_latents
 
@@ -375,6 +393,16 @@ _DATA_COMMANDS = {
         _inspect,
         takes_config=True,
     ),
+    "benchmark": _Command(
+        "make refocus-bench: photographs of held-out scenes, questions, exact answers",
+        add_benchmark_arguments,
+        _benchmark,
+    ),
+    "questions": _Command(
+        "check a benchmark's files, or find the questions in a folder of real data; draw some",
+        add_questions_arguments,
+        _questions,
+    ),
     "photo": _Command(
         "write photo.png and photo.disparity.png: the real photograph, with measured disparity, "
         "that the demo refocuses",
@@ -452,7 +480,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _register(_COMMANDS, subparsers)
-    data = subparsers.add_parser("data", help="datasets: build, latents, inspect, photo")
+    data = subparsers.add_parser(
+        "data", help="datasets: build, latents, inspect, benchmark, questions, photo"
+    )
     _register(_DATA_COMMANDS, data.add_subparsers(required=True, metavar="COMMAND"))
     checkpoints = subparsers.add_parser(
         "checkpoint", help="a run's checkpoints: ls, inspect, verify, prune"

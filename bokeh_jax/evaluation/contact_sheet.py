@@ -92,7 +92,7 @@ def contact_sheet(
         title: np.concatenate([group.counted[title] for group in drawn])
         for title in drawn[0].counted
     }
-    return np.asarray(_lay_out(rows, counts), np.float32) / 255.0
+    return np.asarray(lay_out(rows, counts), np.float32) / 255.0
 
 
 def _draw_group(
@@ -171,16 +171,19 @@ def _encode(image: Values) -> np.ndarray:
     return np.clip(np.asarray(linear_to_srgb(jnp.asarray(image))), 0.0, 1.0)
 
 
-def _lay_out(rows: list[list[Cell]], counts: dict[str, np.ndarray]) -> Image.Image:
-    """Rows of pictures, whole pixels enlarged to about `_CELL_PX`, and the histograms below."""
-    zooms = [max(1, _CELL_PX // max(row[0][1].shape[:2])) for row in rows]
+def lay_out(
+    rows: list[list[Cell]], counts: dict[str, np.ndarray], *, cell_px: int = _CELL_PX
+) -> Image.Image:
+    """Rows of pictures, whole pixels enlarged to about `cell_px`, and the histograms below."""
+    zooms = [max(1, cell_px // max(row[0][1].shape[:2])) for row in rows]
     pictures = zip(rows, zooms, strict=True)
     sizes = [tuple(zoom * side for side in row[0][1].shape[:2]) for row, zoom in pictures]
-    cell_px = max([_CELL_PX, *(width for _, width in sizes)])
+    cell_px = max([cell_px, *(width for _, width in sizes)])
     plot_px = _BAR_PX * _NUM_BARS + 2 * _GAP_PX
     width = max(max(map(len, rows)) * (cell_px + _GAP_PX), len(counts) * plot_px)
     heights = [height + _CAPTION_PX + _GAP_PX for height, _ in sizes]
-    sheet = Image.new("RGB", (width, sum(heights) + _PLOT_HEIGHT_PX + 3 * _CAPTION_PX), "white")
+    plots_px = _PLOT_HEIGHT_PX + 3 * _CAPTION_PX if counts else 0
+    sheet = Image.new("RGB", (width, sum(heights) + plots_px), "white")
     draw, top = ImageDraw.Draw(sheet), 0
     for row, (height, shown_px), step in zip(rows, sizes, heights, strict=True):
         for column, (caption, image) in enumerate(row):
