@@ -7,8 +7,8 @@
 The blocks are those of `dit_xl`, which works in pixels. Here 1,024 tokens hold noisy latents,
 reference, guess and defocus maps of one place ('channels'): no token is spent on the reference.
 Nobody has trained this here. Planned for 64 chips of v5p with the autoencoder in the step, without
-the lens blur: 14.7 of 95 GiB a chip, 464 ms a step by roofline (MFU 29.0 %), 555 by cycles (24.2 %);
-the autoencoder is half of it, and stored latents (`bokeh-jax data latents`) leave it out
+the lens blur: 14.7 of 95 GiB a chip, 464 ms a step by roofline (MFU 29.0 %), 555 by cycles (24.2
+%); the autoencoder is half of it, and stored latents (`bokeh-jax data latents`) leave it out
 (docs/scaling.md).
 """
 

@@ -9,7 +9,7 @@ _EPILOG = """\
 examples:
   bokeh-jax bench quality --checkpoint=runs/demo --out=runs/demo/quality
   bokeh-jax bench quality --out=baselines --scenes=20 --core
-  bokeh-jax bench quality --checkpoint=runs/demo --suite=dpdd:DPDD --max-side=512 --out=runs/demo/dpdd
+  bokeh-jax bench quality --checkpoint=runs/demo --suite=dpdd:DPDD --max-side=512 --out=dpdd
 """
 
 
