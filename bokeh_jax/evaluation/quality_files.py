@@ -126,7 +126,7 @@ def markdown(
     """Lines of a table for each subset and task; '-' is not measured."""
     for where, methods in table.items():
         yield f"### {where}\n"
-        yield "| method | " + " | ".join(METRICS[name].title for name in metrics) + " |"
+        yield "| method | " + " | ".join(map(_title, metrics)) + " |"
         yield "|---" * (len(metrics) + 1) + "|"
         for method in NAMES:
             if method in methods:
@@ -135,10 +135,16 @@ def markdown(
         yield ""
 
 
+def _title(metric: str) -> str:
+    """Of a metric, or of one over a region."""
+    name, _, region = metric.partition("/")
+    return f"{METRICS[name].title}{f', {region}' if region else ''}"
+
+
 def _cell(metric: str, found: Mapping[str, Mean]) -> str:
     if metric in found:
         mean = found[metric]
-        digits = 2 if metric == "psnr_db" else 3
+        digits = 2 if metric.startswith("psnr_db") else 3
         return f"{mean.mean:.{digits}f} [{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
     return NO_WEIGHTS if metric in FILES else "-"
 
