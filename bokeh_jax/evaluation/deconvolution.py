@@ -23,7 +23,7 @@ from bokeh_jax.optics import Disc, aperture_kernel
 from bokeh_jax.optics.blur import transfer
 
 # Chosen on scenes of training (docs/results.md), not on those that are scored.
-NOISE_TO_SIGNAL = 0.02
+NOISE_TO_SIGNAL = 0.1
 _MOST_LEVELS = 17
 
 
