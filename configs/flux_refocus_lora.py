@@ -11,9 +11,9 @@ shapes trains in as many buckets, each with about that many pixels in its own as
 (docs/data.md); `--config.simulation.stored_size_px` keeps their sizes in proportion.
 
 The frozen transformer is 23.8 GB in bfloat16, shared out to all chips; only adapters, camera tokens
-and the defocus maps' layer are trained. The whole way is in docs/flux.md. Nobody has
-trained this here. Planned for 64 chips of v5p at 512 px, no text, without the lens blur: 12.6 of 95 GiB a
-chip, 2.8 s a step of 256 scenes by roofline (MFU 41.8 %), 3.7 s by cycles (31.4 %); docs/scaling.md.
+and the defocus maps' layer are trained. The whole way is in docs/flux.md. Nobody has trained this
+here. Planned for 64 chips of v5p at 512 px, no text, without the lens blur: 12.6 of 95 GiB a chip,
+2.8 s a step of 256 scenes by roofline (MFU 41.8 %), 3.7 s by cycles (31.4 %); docs/scaling.md.
 """
 
 from ml_collections import ConfigDict
