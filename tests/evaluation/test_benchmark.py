@@ -35,7 +35,7 @@ from data_pipeline.layered import STYLES
 from data_pipeline.layered.composition import compose
 from data_pipeline.layered.photographer import STREAM as PHOTOGRAPHER_STREAM
 from data_pipeline.layered.textures import Textures, load_textures
-from data_pipeline.source import SPLITS, check_split
+from data_pipeline.source import SPLITS, SkippedScene, check_split
 
 SETTINGS = BenchmarkSettings(scenes=3, sizes_px=(32,), ratios=("1:1", "3:2"), seed=7)
 
@@ -385,6 +385,18 @@ def test_scenes_without_three_planes_are_refused(textures, tmp_path, monkeypatch
     flat = BenchmarkSettings(least_gap=0.49, max_layers=2, sizes_px=(16,))
     with pytest.raises(InvalidInput, match=r"least_gap is 0.49; allowed: less, as none of 3"):
         build_benchmark(flat, tmp_path / "bench", textures)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unreadable(dict):
+    def __getitem__(self, name):
+        raise SkippedScene(name, "cannot be read: truncated", damaged=True)
+
+
+def test_a_texture_that_cannot_be_read_is_named(textures, tmp_path):
+    broken = Textures(textures.train, Unreadable({"roof.jpg": 0, "tree.jpg": 0}), "digest")
+    with pytest.raises(InvalidInput, match=r"texture (roof|tree).jpg: cannot be read: truncated"):
+        build_benchmark(SETTINGS, tmp_path / "bench", broken)
     assert list(tmp_path.iterdir()) == []
 
 
