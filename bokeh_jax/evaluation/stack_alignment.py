@@ -54,11 +54,10 @@ def aligned_slices(slices: Sequence[Picture], names: Sequence[str]) -> list[Pict
 def _between(first: Picture, second: Picture, names: tuple[str, str]) -> Float64[np.ndarray, "3 3"]:
     """Where the first picture's pixels lie in the second."""
     scale = min(1.0, _COMPARED_PX / max(first.shape[:2]))
-    compared = [_smooth_luminance(picture, scale) for picture in (first, second)]
+    here, there = (_smooth_luminance(picture, scale) for picture in (first, second))
+    start = np.eye(2, 3, dtype=np.float32)
     try:
-        correlation, found = cv2.findTransformECC(
-            *compared, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, _CRITERIA
-        )
+        correlation, found = cv2.findTransformECC(here, there, start, cv2.MOTION_AFFINE, _CRITERIA)
     except cv2.error:
         # It has not converged.
         correlation, found = 0.0, np.eye(2, 3)
