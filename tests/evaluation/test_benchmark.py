@@ -349,6 +349,8 @@ def test_parts_of_it(built, questions):
     assert set(names) <= {question.name for question in questions}
     with pytest.raises(InvalidInput, match=r"task is 'sharpen'; allowed: refocus"):
         load_benchmark(built, tasks=["sharpen"])
+    with pytest.raises(InvalidInput, match=r"num_scenes is 0; allowed: 1 or more"):
+        load_benchmark(built, num_scenes=0)
     with pytest.raises(InvalidInput, match=r"subset is 'depth'; allowed: clean"):
         load_benchmark(built, subsets=["depth"])
 
@@ -415,6 +417,7 @@ def test_commands(built, tmp_path, capsys):
         (["benchmark", f"--out={tmp_path / 'b'}", "--ratios=wide"], "ratio is 'wide'"),
         (["questions", str(tmp_path)], "has no benchmark.json"),
         (["questions", str(built), "--rows=0"], "--rows is 0"),
+        (["questions", str(built), "--max-side=64"], "--max-side is 64; allowed only with --kind"),
         (["questions", str(built), "--kind=film"], "--kind is 'film'; allowed: benchmark, dpdd"),
         (["questions", str(built), "--sheet=sheet.bmp"], "allowed endings"),
     ):
