@@ -117,9 +117,9 @@ def test_realbokeh(tmp_path):
 
 @pytest.fixture
 def blb(tmp_path):
-    """One scene: a left half at 2 m, a right half at 4 m."""
+    """One scene: 15 columns at 2 m, 17 columns at 4 m."""
     scene, depth = tmp_path / "277", np.full((24, 32), 4.0, np.float32)
-    depth[:, :16] = 2.0
+    depth[:, :15] = 2.0
     _exr(scene / "depth.exr", depth)
     _exr(scene / "image.exr", np.full((24, 32, 3), 0.5))
     for level in range(2):
@@ -143,8 +143,8 @@ def test_blb(blb):
     assert added.target is not None
     assert _lens(added.target) == pytest.approx((0.0, 4.0))
     radius = np.abs(added.target.signed_radius_px(jnp.asarray(added.disparity)))
-    np.testing.assert_allclose(radius[:, :16], 16 * (1 / 2 - 1 / 4), rtol=1e-6)
-    np.testing.assert_allclose(radius[:, 16:], 0.0)
+    np.testing.assert_allclose(radius[:, :15], 16 * (1 / 2 - 1 / 4), rtol=1e-6)
+    np.testing.assert_allclose(radius[:, 15:], 0.0)
     assert added.focus_point is not None
     assert added.focus_point[0] > 0.5
     assert not added.point_is_measured
