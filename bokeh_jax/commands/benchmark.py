@@ -59,6 +59,12 @@ def show_questions(arguments: argparse.Namespace) -> None:
     if arguments.sheet is not None:
         kind_of(arguments.sheet)
     if arguments.kind == GENERATED:
+        for name in ("split", "max_side"):
+            if getattr(arguments, name) is not None:
+                raise InvalidInput(
+                    f"--{name.replace('_', '-')} is {getattr(arguments, name)}; allowed only with "
+                    "--kind of real data"
+                )
         benchmark = verify_benchmark(arguments.folder)
         print(f"whole: {_described(benchmark)}")
         names = {row["name"] for row in _spread(benchmark.rows, arguments.rows)}

@@ -174,12 +174,14 @@ def load_benchmark(
         names: only questions of these names; None for all.
 
     Raises:
-        InvalidInput: an unknown task or subset, or a folder that is not whole.
+        InvalidInput: an unknown task or subset, no scenes, or a folder that is not whole.
     """
     for given, name, allowed in ((tasks, "task", TASKS), (subsets, "subset", SUBSETS)):
         for value in given:
             if value not in allowed:
                 raise InvalidInput(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    if num_scenes is not None and num_scenes < 1:
+        raise InvalidInput(f"num_scenes is {num_scenes}; allowed: 1 or more, or None for all")
     benchmark = open_benchmark(path)
     scenes = {scene["scene"] for scene in benchmark.scenes[:num_scenes]}
     rows = [

@@ -11,8 +11,7 @@ Sharpness of a window is the mean squared Laplacian of luminance, y = mean of en
 over squares a tenth of the longer side. The *sharpest point* of a picture among others of the same
 view lies in the window in which E exceeds the largest E of the others by the most (with no others,
 in that of the largest E), at the centre of mass of (∇² y)². It says where a photograph is focused
-when its set does not. Where the slices of a stack do not lie on one another, so that an edge is in
-a window of one and not of the other, it is wrong.
+when its set does not.
 Laplacian energy as focus measure: Nayar & Nakagawa, "Shape from focus", PAMI 1994.
 """
 

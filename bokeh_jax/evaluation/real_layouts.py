@@ -196,7 +196,7 @@ def _stack_pairs(folder: Path) -> list[RealQuestion]:
             image=image,
             truth=truth,
             all_in_focus=sharp[0] if sharp else None,
-            others=tuple(path for path in slices if path != truth),
+            stack=tuple(slices),
         )
         for image, truth in itertools.permutations(slices, 2)
     ]

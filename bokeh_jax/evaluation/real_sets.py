@@ -9,6 +9,7 @@ ask at all, so where it is not given it is measured in the truth (`real_images.s
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from bokeh_jax.evaluation.real_images import (
     sharpest_point,
     shrunk,
 )
+from bokeh_jax.evaluation.stack_alignment import aligned_slices
 from bokeh_jax.optics import Lens
 
 Picture = Float32[np.ndarray, "h w 3"]
@@ -61,7 +63,8 @@ class RealQuestion:
         reference: lens of `image`.
         target: lens of `truth`.
         focus_point: where `truth` is focused.
-        others: further photographs of the view, with other planes in focus.
+        stack: all slices of the focal stack that `image` and `truth` are of, in order; they and
+            `all_in_focus` are laid on one another (`stack_alignment`).
     """
 
     name: str
@@ -76,7 +79,7 @@ class RealQuestion:
     reference: RealLens | None = None
     target: RealLens | None = None
     focus_point: Point | None = None
-    others: tuple[Path, ...] = ()
+    stack: tuple[Path, ...] = ()
 
 
 # Of what is sharp everywhere; its plane of focus means nothing.
@@ -138,21 +141,23 @@ def read_questions(
     """
     if max_side_px is not None and max_side_px < 16:
         raise InvalidInput(f"max_side_px is {max_side_px}; allowed: 16 or more")
+    # Of one stack, which many questions are about.
+    aligned = functools.lru_cache(maxsize=1)(_aligned_pictures)
     for files in found:
-        yield _read(files, max_side_px)
+        yield _read(files, max_side_px, aligned)
 
 
-def _read(files: RealQuestion, max_side_px: int | None) -> Question:
-    image = read_picture(files.image)
-    frame = image.shape[:2]
-
-    def beside(path: Path) -> Picture:
-        picture = read_picture(path)
-        _check_size(path, picture.shape, files.image, frame)
-        return shrunk(picture, max_side_px)
-
-    truth = beside(files.truth)
-    others = [beside(path) for path in files.others]
+def _read(
+    files: RealQuestion, max_side_px: int | None, aligned: Callable[..., dict[Path, Picture]]
+) -> Question:
+    sharp = () if files.all_in_focus is None else (files.all_in_focus,)
+    if files.stack:
+        pictures = aligned(files.stack + sharp)
+    else:
+        pictures = _read_pictures((files.image, files.truth, *sharp))
+    frame = pictures[files.image].shape[:2]
+    image, truth = (shrunk(pictures[path], max_side_px) for path in (files.image, files.truth))
+    others = [shrunk(pictures[p], max_side_px) for p in files.stack if p != files.truth]
     disparity, span = None, (0.0, 1.0)
     if files.disparity is not None:
         disparity, span = read_disparity(files.disparity, is_depth=files.is_depth)
@@ -169,11 +174,11 @@ def _read(files: RealQuestion, max_side_px: int | None) -> Question:
         scene=files.scene,
         task=files.task,
         subset=files.subset,
-        image=shrunk(image, max_side_px),
+        image=image,
         truth=truth,
         disparity=disparity,
         true_disparity=disparity,
-        all_in_focus=None if files.all_in_focus is None else beside(files.all_in_focus),
+        all_in_focus=shrunk(pictures[sharp[0]], max_side_px) if sharp else None,
         reference=reference,
         target=target,
         reference_point=_point_of(reference, disparity),
@@ -181,6 +186,20 @@ def _read(files: RealQuestion, max_side_px: int | None) -> Question:
         focus_point=point or (0.5, 0.5),
         point_is_measured=measured,
     )
+
+
+def _read_pictures(paths: Sequence[Path]) -> dict[Path, Picture]:
+    """Photographs of one view, which have one size."""
+    pictures: dict[Path, Picture] = {}
+    for path in dict.fromkeys(paths):
+        pictures[path] = read_picture(path)
+        _check_size(path, pictures[path].shape, paths[0], pictures[paths[0]].shape[:2])
+    return pictures
+
+
+def _aligned_pictures(paths: tuple[Path, ...]) -> dict[Path, Picture]:
+    read = _read_pictures(paths)
+    return dict(zip(read, aligned_slices(list(read.values()), [p.name for p in read]), strict=True))
 
 
 def _point_of(lens: Lens | None, disparity: Map | None) -> Point | None:

@@ -1,6 +1,10 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 import jax
@@ -31,9 +35,9 @@ from data_pipeline.layered import STYLES
 from data_pipeline.layered.composition import compose
 from data_pipeline.layered.photographer import STREAM as PHOTOGRAPHER_STREAM
 from data_pipeline.layered.textures import Textures, load_textures
-from data_pipeline.source import SPLITS, check_split
+from data_pipeline.source import SPLITS, SkippedScene, check_split
 
-SETTINGS = BenchmarkSettings(scenes=3, sizes_px=(32,), ratios=("1:1", "3:2"), seed=4)
+SETTINGS = BenchmarkSettings(scenes=3, sizes_px=(32,), ratios=("1:1", "3:2"), seed=7)
 
 
 class Forbidden(dict):
@@ -150,6 +154,7 @@ def test_truth_is_taken_of_all_layers(questions, textures):
         margin_px=margin_px,
     )
     light = np.asarray(srgb_to_linear(jnp.asarray(composition.layers[..., :3] / np.float32(255))))
+    assert composition.gains.max() > 1  # lights
     light = light * composition.gains[:, None, None, None]
     alpha = composition.layers[..., 3:] / np.float32(255)
     a, b, c = composition.planes.T
@@ -171,8 +176,14 @@ def _encoded(light) -> np.ndarray:
     return np.asarray(linear_to_srgb(jnp.clip(jnp.asarray(light, jnp.float32), 0.0, 1.0)))
 
 
-def test_lens_disparity_and_truth_belong_together(questions):
+def test_lens_disparity_and_truth_belong_together(built):
     """The lens blur of what is given comes closer than other lenses or doing nothing."""
+    # Without lights, which are clipped in what is given.
+    dark = [
+        s["scene"]
+        for s in open_benchmark(built).scenes
+        if not any("light" in part for part in s["silhouettes"])
+    ]
     blur = jax.jit(render_defocus, static_argnames=("max_radius_px",))
 
     def answer(question: Question, lens: Lens) -> float:
@@ -180,12 +191,9 @@ def test_lens_disparity_and_truth_belong_together(questions):
         blurred = blur(light, jnp.asarray(question.true_disparity), lens, max_radius_px=4.0)
         return float(psnr_db(_encoded(blurred)[None], question.truth[None])[0])
 
-    asked = [
-        q
-        for q in questions
-        if q.task == "add_bokeh" and q.name.endswith("_2/clean") and q.frame == (32, 32)
-    ]
-    assert len(asked) == 6
+    names = [f"{dark[-1]}/add_bokeh/{plane}_2/clean" for plane in ("near", "middle", "far")]
+    asked = list(load_benchmark(built, names=names))
+    assert len(asked) == 3
     ahead = []
     for question in asked:
         right = question.target
@@ -202,8 +210,8 @@ def test_lens_disparity_and_truth_belong_together(questions):
     assert np.mean(ahead) > 2
 
 
-def test_what_is_told_and_what_is_true(questions):
-    for question in questions:
+def test_what_is_told_and_what_is_true(built):
+    for question in load_benchmark(built, core=True):
         assert question.true_disparity is not None
         assert question.image.dtype == question.truth.dtype == np.float32
         assert question.target is not None
@@ -251,6 +259,36 @@ def test_a_stopped_build_leaves_nothing(textures, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("signal_number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_a_signal_leaves_no_benchmark(signal_number, code, tmp_path):
+    """A real process, stopped when some scenes are written."""
+    command = [
+        sys.executable,
+        "-m",
+        "bokeh_jax.cli",
+        "data",
+        "benchmark",
+        f"--out={tmp_path / 'b'}",
+    ]
+    process = subprocess.Popen([*command, "--scenes=500", "--size=32", "--ratios=1:1"])
+    try:
+        ends = time.monotonic() + 120
+        while not list(tmp_path.glob(".b.*.building/scenes/0002/*")) and time.monotonic() < ends:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal_number)
+        assert process.wait(timeout=60) == code
+    finally:
+        process.kill()
+    assert not (tmp_path / "b").exists()
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == ([] if signal_number == signal.SIGINT else [f".b.{process.pid}.building"])
+
+
 def test_what_is_there_is_kept_or_refused(copied, textures, tmp_path):
     before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
     benchmark, was_there = build_benchmark(SETTINGS, copied, textures)
@@ -275,7 +313,7 @@ def test_what_is_there_is_kept_or_refused(copied, textures, tmp_path):
         ("scenes/0001/far_2.png", None),
         ("questions.jsonl", lambda data: data.replace(b"0.12", b"0.11", 1)),
         ("SHA256SUMS", lambda data: data[:-3] + b"\n"),
-        ("benchmark.json", lambda data: data.replace(b'"seed": 4', b'"seed": 5')),
+        ("benchmark.json", lambda data: data.replace(b'"seed": 7', b'"seed": 5')),
         ("benchmark.json", lambda data: data[:100]),
     ],
 )
@@ -311,6 +349,8 @@ def test_parts_of_it(built, questions):
     assert set(names) <= {question.name for question in questions}
     with pytest.raises(InvalidInput, match=r"task is 'sharpen'; allowed: refocus"):
         load_benchmark(built, tasks=["sharpen"])
+    with pytest.raises(InvalidInput, match=r"num_scenes is 0; allowed: 1 or more"):
+        load_benchmark(built, num_scenes=0)
     with pytest.raises(InvalidInput, match=r"subset is 'depth'; allowed: clean"):
         load_benchmark(built, subsets=["depth"])
 
@@ -350,6 +390,18 @@ def test_scenes_without_three_planes_are_refused(textures, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+class Unreadable(dict):
+    def __getitem__(self, name):
+        raise SkippedScene(name, "cannot be read: truncated", damaged=True)
+
+
+def test_a_texture_that_cannot_be_read_is_named(textures, tmp_path):
+    broken = Textures(textures.train, Unreadable({"roof.jpg": 0, "tree.jpg": 0}), "digest")
+    with pytest.raises(InvalidInput, match=r"texture (roof|tree).jpg: cannot be read: truncated"):
+        build_benchmark(SETTINGS, tmp_path / "bench", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_commands(built, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     assert main(["data", "questions", str(built), f"--sheet={sheet}", "--rows=4"]) == 0
@@ -357,7 +409,7 @@ def test_commands(built, tmp_path, capsys):
     assert "whole" in said
     assert "3 scenes; clean: refocus 27, add_bokeh 27, deblur 27" in said
     assert cv2.imread(str(sheet)).shape[1] == 5 * (256 + 6)
-    options = ["--scenes=3", "--size=32", "--ratios=1:1,3:2", "--seed=4"]
+    options = ["--scenes=3", "--size=32", "--ratios=1:1,3:2", "--seed=7"]
     assert main(["data", "benchmark", f"--out={built}", *options]) == 0
     assert capsys.readouterr().out.startswith("kept")
     for wrong, message in (
@@ -365,6 +417,7 @@ def test_commands(built, tmp_path, capsys):
         (["benchmark", f"--out={tmp_path / 'b'}", "--ratios=wide"], "ratio is 'wide'"),
         (["questions", str(tmp_path)], "has no benchmark.json"),
         (["questions", str(built), "--rows=0"], "--rows is 0"),
+        (["questions", str(built), "--max-side=64"], "--max-side is 64; allowed only with --kind"),
         (["questions", str(built), "--kind=film"], "--kind is 'film'; allowed: benchmark, dpdd"),
         (["questions", str(built), "--sheet=sheet.bmp"], "allowed endings"),
     ):

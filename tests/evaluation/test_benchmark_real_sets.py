@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import OpenEXR
 import pytest
+import skimage.data
 
 from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
@@ -116,9 +117,9 @@ def test_realbokeh(tmp_path):
 
 @pytest.fixture
 def blb(tmp_path):
-    """One scene: a left half at 2 m, a right half at 4 m."""
+    """One scene: 15 columns at 2 m, 17 columns at 4 m."""
     scene, depth = tmp_path / "277", np.full((24, 32), 4.0, np.float32)
-    depth[:, :16] = 2.0
+    depth[:, :15] = 2.0
     _exr(scene / "depth.exr", depth)
     _exr(scene / "image.exr", np.full((24, 32, 3), 0.5))
     for level in range(2):
@@ -142,8 +143,8 @@ def test_blb(blb):
     assert added.target is not None
     assert _lens(added.target) == pytest.approx((0.0, 4.0))
     radius = np.abs(added.target.signed_radius_px(jnp.asarray(added.disparity)))
-    np.testing.assert_allclose(radius[:, :16], 16 * (1 / 2 - 1 / 4), rtol=1e-6)
-    np.testing.assert_allclose(radius[:, 16:], 0.0)
+    np.testing.assert_allclose(radius[:, :15], 16 * (1 / 2 - 1 / 4), rtol=1e-6)
+    np.testing.assert_allclose(radius[:, 15:], 0.0)
     assert added.focus_point is not None
     assert added.focus_point[0] > 0.5
     assert not added.point_is_measured
@@ -177,33 +178,65 @@ def test_blb_that_is_not_whole(blb):
         _load("blb", blb)
 
 
+COLUMNS = (slice(0, 50), slice(55, 105), slice(110, 160))
+
+
+def _focused_on(column: slice, zoom: float) -> np.ndarray:
+    """A photograph that is sharp in some columns, by a lens of some magnification."""
+    sharp = cv2.resize(skimage.data.coffee(), (160, 120), interpolation=cv2.INTER_AREA)
+    picture = cv2.GaussianBlur(sharp, (0, 0), 1.2)
+    picture[:, column] = sharp[:, column]
+    around = cv2.getRotationMatrix2D((79.5, 59.5), 0.0, zoom)
+    return cv2.warpAffine(picture, around, (160, 120), borderMode=cv2.BORDER_REPLICATE)
+
+
 def test_focal_stacks(tmp_path):
-    slices, columns = [], (slice(0, 16), slice(16, 32), slice(32, 48))
-    texture = _noise(shape=(32, 48, 3))
-    for number, sharp in zip((9, 10, 11), columns, strict=True):
-        picture = cv2.GaussianBlur(texture, (0, 0), 2.0)
-        picture[:, sharp] = texture[:, sharp]
-        slices.append(_write(tmp_path / "ring" / f"step{number}.png", picture))
-    _write(tmp_path / "ring" / "all_in_focus.png", texture)
+    slices = [
+        _write(tmp_path / "ring" / f"step{number}.png", _focused_on(column, 1.0))
+        for number, column in zip((9, 10, 11), COLUMNS, strict=True)
+    ]
+    sharp = _write(tmp_path / "ring" / "all_in_focus.png", _focused_on(slice(None), 1.0))
     (tmp_path / "ring" / "LICENSE").touch()
     (tmp_path / "empty").mkdir()
     questions = _load("stack", tmp_path)
     assert len(questions) == 6
     question = questions[0]
     assert question.name == "stack/ring/step9-step10"
+    # Nothing moves, so nothing is sampled anew.
     np.testing.assert_array_equal(question.image, slices[0].astype(np.float32) / 255)
     np.testing.assert_array_equal(question.truth, slices[1].astype(np.float32) / 255)
-    np.testing.assert_array_equal(question.all_in_focus, texture.astype(np.float32) / 255)
+    np.testing.assert_array_equal(question.all_in_focus, sharp.astype(np.float32) / 255)
     assert question.target is question.reference is question.disparity is None
     for question in questions:
-        column = columns[int(question.name.rpartition("step")[2]) - 9]
+        column = COLUMNS[int(question.name.rpartition("step")[2]) - 9]
         assert question.point_is_measured
         assert question.focus_point is not None
-        assert column.start <= question.focus_point[0] * 48 < column.stop
+        assert column.start <= question.focus_point[0] * 160 < column.stop
     # The folder may be a stack itself.
     assert len(_load("stack", tmp_path / "ring")) == 6
     with pytest.raises(InvalidInput, match=r"has no stack; allowed: two or more of NAME1.jpg"):
         _load("stack", tmp_path / "empty")
+
+
+def test_slices_are_laid_on_one_another(tmp_path):
+    """Slices that grow by 2 % each come to the frame of the largest."""
+    for number, column in enumerate(COLUMNS):
+        _write(tmp_path / f"{number}.png", _focused_on(column, 1.0 + 0.02 * number))
+
+    def light(picture: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 4.0)[8:-8, 8:-8]
+
+    for question in _load("stack", tmp_path):
+        names = question.name.rpartition("/")[2].split("-")
+        for name, picture in zip(names, (question.image, question.truth), strict=True):
+            column = COLUMNS[int(name)]
+            wanted = light(_focused_on(column, 1.04))
+            # As close as half a per cent of magnification, 0.4 px in the corners.
+            close = np.abs(light(_focused_on(column, 1.035)) - wanted).mean()
+            assert np.abs(light(255 * picture) - wanted).mean() < close
+    _write(tmp_path / "2.png", _noise(shape=(120, 160, 3)))
+    with pytest.raises(InvalidInput, match=r"slices 1.png and 2.png cannot be laid on one another"):
+        _load("stack", tmp_path)
 
 
 def test_triples(tmp_path):
@@ -251,8 +284,8 @@ def test_what_is_missing_is_said(kind, tmp_path, capsys):
 
 
 def test_the_command_counts_and_draws(tmp_path, capsys):
-    for number in (1, 2, 3):
-        _write(tmp_path / "stack" / f"{number}.png", _noise())
+    for number, column in enumerate(COLUMNS, start=1):
+        _write(tmp_path / "stack" / f"{number}.png", _focused_on(column, 1.0))
     (tmp_path / "sheet.png").touch()
     options = ["--kind=stack", f"--sheet={tmp_path / 'sheet.png'}", "--rows=2", "--max-side=16"]
     assert main(["data", "questions", str(tmp_path / "stack"), *options]) == 0
