@@ -174,9 +174,10 @@ def measure_blur(result: Picture, ruler: BlurRuler) -> BlurLevels:
             [_plane_means((other - ruler.known) ** 2, ruler.planes) for other in own]
         )
         less_px, least_sharper = _least(ruler.radii_px, sharper)
-        squares = np.where(least <= least_sharper, found_px**2, -(less_px**2))
+        blurrier_fits = least <= least_sharper
+        squares = np.where(blurrier_fits, found_px**2, -(less_px**2))
         found_px = np.sqrt(np.maximum(ruler.asked_px**2 + squares, 0.0))
-        censored &= least <= least_sharper
+        censored = np.where(blurrier_fits, censored, less_px >= ruler.radii_px[-1])
     pixels = np.array([float(plane.sum()) for plane in ruler.planes])
     share = float(pixels.sum()) / (result.shape[0] * result.shape[1])
     return BlurLevels(ruler.asked_px, found_px, pixels, censored, share)

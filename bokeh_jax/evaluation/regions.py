@@ -5,8 +5,8 @@ and r(x) that of the reference's lens, where it is known:
 
     step        neighbours p, q (side by side, or one above the other) whose signed radii differ by
                 more than 1 px in one of the lenses: blur of one surface may reach over the other
-    occlusion   pixels within R of a pixel at a step, R = the largest |s|, |r| of its two sides and
-                at least 1 px: all that light of either side can reach
+    occlusion   pixels within R of a pixel at a step, R = the largest |s|, |r| of its two sides,
+                rounded up to whole pixels: all that light of either side can reach
     focus       |s| ≤ 0.5 px, not in the occlusion band: a disc that a pixel holds
     background  the rest: blurred, in front of or behind the focus
 
@@ -115,7 +115,7 @@ def occlusion_band(
             for plane in (radii_px, reach_px)
         )
         stepped = most_blur_px * np.abs(np.diff(disparity.astype(np.float64), axis=axis)) > STEP_PX
-        at_step = np.where(stepped, np.maximum(1.0, np.maximum(*first)), 0.0)
+        at_step = np.where(stepped, np.maximum(*first), 0.0)
         for side in second:
             np.maximum(side, at_step, out=side)
     return _within(reach_px)

@@ -16,7 +16,7 @@ from two_planes import (
     photograph,
 )
 
-from bokeh_jax.evaluation.blur_level import blur_ruler, measure_blur
+from bokeh_jax.evaluation.blur_level import BlurLevels, blur_ruler, measure_blur
 from bokeh_jax.evaluation.consistency import (
     clipped_share,
     highlight_stops,
@@ -89,6 +89,16 @@ def test_planes_lie_at_whole_radii():
     assert len(asked_planes(disparity(), SHARP)) == 1
 
 
+def test_a_handful_of_pixels_is_no_plane():
+    values = np.full((20, 20), 0.45, np.float32)
+    # A tenth of a pixel apart, so no step, but on either side of half a pixel.
+    values[5:10, 5:11] = 0.55
+    lens = Lens(0.0, 1.0)
+    assert len(asked_planes(values, lens)) == 1
+    values[5:11, 5:11] = 0.55
+    assert [plane.sum() for plane in asked_planes(values, lens)] == [364, 36]
+
+
 @pytest.mark.parametrize("known", ["all_in_focus", "truth"])
 @pytest.mark.parametrize(
     ("name", "far_px", "near_px"),
@@ -124,6 +134,23 @@ def test_radii_beyond_the_search_are_censored(answers):
     levels = measure_blur(answers["double"], ruler)
     assert list(levels.censored) == [True, False]
     assert levels.censored_share() == pytest.approx(levels.pixels[0] / levels.pixels.sum())
+
+
+def test_sharper_by_more_than_the_search_is_censored_too(answers):
+    ruler = blur_ruler(disparity(), TARGET, truth=answers["truth"], max_radius_px=2.0)
+    levels = measure_blur(answers["no_blur"], ruler)
+    assert list(levels.censored) == [True, False]
+
+
+def test_planes_about_as_sharp_share_the_focus():
+    def error_px(far_px, near_px):
+        measured_px, ones = np.array([far_px, near_px]), np.ones(2)
+        return BlurLevels(
+            np.array([3.6, 0.0]), measured_px, ones, np.zeros(2, bool), 1.0
+        ).focus_error_px()
+
+    assert error_px(0.0, 0.2) == 0.0
+    assert error_px(0.0, 0.3) == 3.6
 
 
 def test_planes_without_texture_say_nothing(answers):
