@@ -23,7 +23,8 @@ that or more.
 
     blur error          Σ n |measured − asked| / Σ n over planes of n pixels, in px; 0 is perfect
     relative            the same of |measured − asked| / max(asked, 1 px)
-    focus error         asked radius, in px, of the plane that was measured sharpest; 0 is perfect
+    focus error         asked radius of the plane that was measured sharpest, less the least asked
+                        radius of the measured planes, in px; 0 is perfect
 
 The idea of reading the blur off by re-rendering is that of the searches over K by SSIM which
 BokehMe, BokehDiff and GenRefocus (arXiv 2512.16923, equation 5) make before they score; here what
@@ -41,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bokeh_jax.evaluation.regions import asked_planes, signed_radius_px
+from bokeh_jax.evaluation.regions import asked_planes, focus_choice_error_px, signed_radius_px
 from bokeh_jax.optics import Disc, Lens, aperture_kernel, linear_to_srgb, srgb_to_linear
 
 _LEAST_RADIUS_PX = 0.75
@@ -85,15 +86,12 @@ class BlurLevels:
         return self._mean(errors / np.maximum(self.asked_px, 1.0))
 
     def focus_error_px(self) -> float:
-        """Focus error; NaN where no plane could be measured, or none is to be blurred by 1 px.
+        """Focus error; NaN where the measured planes leave nothing to choose.
 
-        Planes as sharp as the sharpest, within a quarter of a pixel, share the place: their least
-        asked radius counts.
+        Planes as sharp as the sharpest, within a quarter of a pixel, share the place.
         """
-        if not (self.asked_px >= 1.0).any():
-            return math.nan
-        sharpest = self.measured_px <= self.measured_px.min() + 0.25
-        return float(self.asked_px[sharpest].min())
+        sharpest = self.measured_px <= self.measured_px.min(initial=math.inf) + 0.25
+        return focus_choice_error_px(self.asked_px, sharpest)
 
     def censored_share(self) -> float:
         """Of the measured pixels, how many have a radius that the search's end cut off."""

@@ -22,6 +22,7 @@ hide a blurred focus region, and split focus from background).
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -98,6 +99,19 @@ def asked_planes(
     free = ~occlusion_band(disparity, target)
     masks = [(level_px == value) & free for value in np.unique(level_px)]
     return [mask for mask in masks if mask.sum() >= LEAST_PLANE_PIXELS]
+
+
+def focus_choice_error_px(
+    asked_px: Float[np.ndarray, " p"], chosen: Bool[np.ndarray, " p"]
+) -> float:
+    """How much blur was asked of the planes found sharpest, beyond the least of all planes, in px.
+
+    Of several that share the place the least counts. NaN where the planes' asked radii are less
+    than 1 px apart: then there is nothing to choose.
+    """
+    if asked_px.size == 0 or np.ptp(asked_px) < 1.0:
+        return math.nan
+    return float(asked_px[chosen].min() - asked_px.min())
 
 
 def occlusion_band(

@@ -23,7 +23,12 @@ from bokeh_jax.evaluation.consistency import (
     stacking_rms,
     unchanged_mae,
 )
-from bokeh_jax.evaluation.regions import asked_planes, find_regions, unchanged_pixels
+from bokeh_jax.evaluation.regions import (
+    asked_planes,
+    find_regions,
+    focus_choice_error_px,
+    unchanged_pixels,
+)
 from bokeh_jax.evaluation.scores import ANSWER_METRICS, METRICS, prepare, score_answer
 from bokeh_jax.evaluation.sharpness import (
     blur_range_stops,
@@ -177,6 +182,23 @@ def test_the_sharpest_plane_is_found_without_a_model_of_blur(answers):
     assert error_px("truth", Lens(FAR, ASKED_BLUR_PX)) == pytest.approx(ASKED_RADIUS_PX)
     # Nothing to focus where nothing is to be blurred.
     assert math.isnan(error_px("truth", SHARP))
+
+
+def test_focus_is_judged_among_planes_with_texture(answers):
+    plain = all_in_focus().copy()
+    plain[:, 8:] = 0.4
+    noisy = plain + np.random.default_rng(0).normal(0, 0.02, plain.shape).astype(np.float32)
+    # Noise makes a smooth plane no sharper, and one plane alone leaves nothing to choose.
+    assert math.isnan(sharpest_plane_error_px(noisy, plain, disparity(), TARGET))
+
+
+def test_the_right_plane_is_the_least_blurred_of_those_that_can_be_measured():
+    asked_px = np.array([4.8, 3.0])
+    assert focus_choice_error_px(asked_px, np.array([False, True])) == 0.0
+    assert focus_choice_error_px(asked_px, np.array([True, True])) == 0.0
+    assert focus_choice_error_px(asked_px, np.array([True, False])) == pytest.approx(1.8)
+    assert math.isnan(focus_choice_error_px(asked_px[:1], np.array([True])))
+    assert math.isnan(focus_choice_error_px(np.array([3.0, 3.9]), np.array([True, False])))
 
 
 def test_lvcorr_variants_follow_their_definitions():
