@@ -15,13 +15,16 @@ whichever fits better. Radii are searched on a grid (0, 0.75 px, then 0.5 px apa
 on; up to 0.5 px a disc fits into one pixel and cannot be told from none) and refined by the
 parabola through the best one and its neighbours.
 
+Lenses with another opening than a disc get the radius of the disc that comes nearest.
+
 A plane without texture says nothing: it counts only where the largest blur of the grid changes A
 (or T) by 1/255 or more, whatever the result is. A radius found at the grid's end is censored: it is
 that or more.
 
     blur error          Σ n |measured − asked| / Σ n over planes of n pixels, in px; 0 is perfect
     relative            the same of |measured − asked| / max(asked, 1 px)
-    focus error         asked radius, in px, of the plane that was measured sharpest; 0 is perfect
+    focus error         asked radius of the plane that was measured sharpest, less the least asked
+                        radius of the measured planes, in px; 0 is perfect
 
 The idea of reading the blur off by re-rendering is that of the searches over K by SSIM which
 BokehMe, BokehDiff and GenRefocus (arXiv 2512.16923, equation 5) make before they score; here what
@@ -39,8 +42,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bokeh_jax.evaluation.regions import asked_planes, signed_radius_px
-from bokeh_jax.optics import Disc, Lens, Shape, aperture_kernel, linear_to_srgb, srgb_to_linear
+from bokeh_jax.evaluation.regions import asked_planes, focus_choice_error_px, signed_radius_px
+from bokeh_jax.optics import Disc, Lens, aperture_kernel, linear_to_srgb, srgb_to_linear
 
 _LEAST_RADIUS_PX = 0.75
 _FINE_STEP_PX = 0.5
@@ -83,15 +86,12 @@ class BlurLevels:
         return self._mean(errors / np.maximum(self.asked_px, 1.0))
 
     def focus_error_px(self) -> float:
-        """Focus error; NaN where no plane could be measured, or none is to be blurred by 1 px.
+        """Focus error; NaN where the measured planes leave nothing to choose.
 
-        Planes as sharp as the sharpest, within a quarter of a pixel, share the place: their least
-        asked radius counts.
+        Planes as sharp as the sharpest, within a quarter of a pixel, share the place.
         """
-        if not (self.asked_px >= 1.0).any():
-            return math.nan
-        sharpest = self.measured_px <= self.measured_px.min() + 0.25
-        return float(self.asked_px[sharpest].min())
+        sharpest = self.measured_px <= self.measured_px.min(initial=math.inf) + 0.25
+        return focus_choice_error_px(self.asked_px, sharpest)
 
     def censored_share(self) -> float:
         """Of the measured pixels, how many have a radius that the search's end cut off."""
@@ -112,7 +112,6 @@ class BlurRuler:
         planes: masks of the planes that say something.
         asked_px: mean |s| of each, [p].
         from_truth: `known` is the truth.
-        aperture: shape of the blur.
     """
 
     known: Picture
@@ -121,7 +120,6 @@ class BlurRuler:
     planes: tuple[Bool[np.ndarray, "h w"], ...]
     asked_px: Float[np.ndarray, " p"]
     from_truth: bool
-    aperture: Shape
 
 
 def blur_ruler(
@@ -131,7 +129,6 @@ def blur_ruler(
     all_in_focus: Picture | None = None,
     truth: Picture | None = None,
     max_radius_px: float | None = None,
-    aperture: Shape = Disc(),
 ) -> BlurRuler:
     """Prepares what does not depend on a result. Holds a picture for every radius of the search.
 
@@ -141,7 +138,6 @@ def blur_ruler(
         all_in_focus: the scene without blur, where it is known; sRGB in [0, 1].
         truth: the right answer, used where `all_in_focus` is None.
         max_radius_px: end of the search; twice the largest asked radius and 2 px by default.
-        aperture: shape of the blur.
 
     Raises:
         ValueError: neither an all-in-focus photograph nor the truth is given.
@@ -153,14 +149,14 @@ def blur_ruler(
     if max_radius_px is None:
         max_radius_px = 2.0 * float(radius_px.max()) + 2.0
     radii_px = _search_radii_px(max_radius_px)
-    blurred = _blurred(known, radii_px, aperture)
+    blurred = _blurred(known, radii_px)
     planes = asked_planes(disparity, target)
     change = _plane_means((blurred[-1] - known) ** 2, planes)
     told = tuple(
         plane for plane, square in zip(planes, change, strict=True) if square >= _LEAST_CHANGE**2
     )
     asked_px = np.array([radius_px[plane].mean() for plane in told])
-    return BlurRuler(known, blurred, radii_px, told, asked_px, all_in_focus is None, aperture)
+    return BlurRuler(known, blurred, radii_px, told, asked_px, all_in_focus is None)
 
 
 def measure_blur(result: Picture, ruler: BlurRuler) -> BlurLevels:
@@ -171,14 +167,15 @@ def measure_blur(result: Picture, ruler: BlurRuler) -> BlurLevels:
     found_px, least = _least(ruler.radii_px, blurrier)
     censored = found_px >= ruler.radii_px[-1]
     if ruler.from_truth:
-        own = _blurred(result, ruler.radii_px, ruler.aperture)
+        own = _blurred(result, ruler.radii_px)
         sharper = np.stack(
             [_plane_means((other - ruler.known) ** 2, ruler.planes) for other in own]
         )
         less_px, least_sharper = _least(ruler.radii_px, sharper)
-        squares = np.where(least <= least_sharper, found_px**2, -(less_px**2))
+        blurrier_fits = least <= least_sharper
+        squares = np.where(blurrier_fits, found_px**2, -(less_px**2))
         found_px = np.sqrt(np.maximum(ruler.asked_px**2 + squares, 0.0))
-        censored &= least <= least_sharper
+        censored = np.where(blurrier_fits, censored, less_px >= ruler.radii_px[-1])
     pixels = np.array([float(plane.sum()) for plane in ruler.planes])
     share = float(pixels.sum()) / (result.shape[0] * result.shape[1])
     return BlurLevels(ruler.asked_px, found_px, pixels, censored, share)
@@ -193,26 +190,20 @@ def _search_radii_px(max_radius_px: float) -> Float[np.ndarray, " n"]:
     return np.array(radii)
 
 
-def _blurred(
-    image: Picture, radii_px: Float[np.ndarray, " n"], aperture: Shape
-) -> tuple[Picture, ...]:
+def _blurred(image: Picture, radii_px: Float[np.ndarray, " n"]) -> tuple[Picture, ...]:
     """An sRGB picture blurred evenly by every radius in linear light, edges replicated."""
     linear = np.asarray(_decode(jnp.asarray(image, jnp.float32)))
     pictures = [image]
     for radius_px in radii_px[1:]:
-        light = cv2.filter2D(
-            linear, -1, _kernel(aperture, float(radius_px)), borderType=cv2.BORDER_REPLICATE
-        )
+        light = cv2.filter2D(linear, -1, _disc(float(radius_px)), borderType=cv2.BORDER_REPLICATE)
         pictures.append(np.clip(np.asarray(_encode(jnp.asarray(light))), 0.0, 1.0))
     return tuple(pictures)
 
 
 # The radii of every search begin alike, so few kernels serve all pictures.
 @functools.lru_cache(maxsize=256)
-def _kernel(aperture: Shape, radius_px: float) -> Float[np.ndarray, "k k"]:
-    """Of a surface beyond the focus, turned for a correlation."""
-    kernel = np.asarray(aperture_kernel(aperture, -radius_px, math.ceil(radius_px)))
-    return np.ascontiguousarray(kernel[::-1, ::-1].astype(np.float32))
+def _disc(radius_px: float) -> Float[np.ndarray, "k k"]:
+    return np.asarray(aperture_kernel(Disc(), radius_px, math.ceil(radius_px))).astype(np.float32)
 
 
 def _plane_means(

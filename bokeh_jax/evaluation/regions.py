@@ -5,8 +5,8 @@ and r(x) that of the reference's lens, where it is known:
 
     step        neighbours p, q (side by side, or one above the other) whose signed radii differ by
                 more than 1 px in one of the lenses: blur of one surface may reach over the other
-    occlusion   pixels within R of a pixel at a step, R = the largest |s|, |r| of its two sides and
-                at least 1 px: all that light of either side can reach
+    occlusion   pixels within R of a pixel at a step, R = the largest |s|, |r| of its two sides,
+                rounded up to whole pixels: all that light of either side can reach
     focus       |s| ≤ 0.5 px, not in the occlusion band: a disc that a pixel holds
     background  the rest: blurred, in front of or behind the focus
 
@@ -22,6 +22,7 @@ hide a blurred focus region, and split focus from background).
 """
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -100,6 +101,19 @@ def asked_planes(
     return [mask for mask in masks if mask.sum() >= LEAST_PLANE_PIXELS]
 
 
+def focus_choice_error_px(
+    asked_px: Float[np.ndarray, " p"], chosen: Bool[np.ndarray, " p"]
+) -> float:
+    """How much blur was asked of the planes found sharpest, beyond the least of all planes, in px.
+
+    Of several that share the place the least counts. NaN where the planes' asked radii are less
+    than 1 px apart: then there is nothing to choose.
+    """
+    if asked_px.size == 0 or np.ptp(asked_px) < 1.0:
+        return math.nan
+    return float(asked_px[chosen].min() - asked_px.min())
+
+
 def occlusion_band(
     disparity: Float[np.ndarray, "h w"], target: Lens, reference: Lens | None = None
 ) -> Bool[np.ndarray, "h w"]:
@@ -115,7 +129,7 @@ def occlusion_band(
             for plane in (radii_px, reach_px)
         )
         stepped = most_blur_px * np.abs(np.diff(disparity.astype(np.float64), axis=axis)) > STEP_PX
-        at_step = np.where(stepped, np.maximum(1.0, np.maximum(*first)), 0.0)
+        at_step = np.where(stepped, np.maximum(*first), 0.0)
         for side in second:
             np.maximum(side, at_step, out=side)
     return _within(reach_px)

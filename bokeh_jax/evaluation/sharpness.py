@@ -22,8 +22,9 @@ correlation, which counts as 0.
     blur range    log2(LV(least blurred answer) / LV(most blurred)) minus the same of the truths, in
                   stops; 0 is perfect, below 0 the method blurs too little from end to end.
                   After the ratio LV(0) / LV(1) of the same reproduction; against the truth: ours
-    focus error   asked radius, in px, of the plane p that keeps most of its sharpness,
-                  Σ_p L(result)² / Σ_p L(all in focus)²; 0 is perfect. Ours. It needs no model of
+    focus error   asked radius of the plane p that keeps most of its sharpness,
+                  Σ_p L(result)² / Σ_p L(all in focus)², less the least asked one, in px; 0 is
+                  perfect. Ours. It needs no model of
                   the blur, as that of `blur_level` does, but takes added texture for sharpness
 """
 
@@ -33,7 +34,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bokeh_jax.evaluation.regions import asked_planes, signed_radius_px
+from bokeh_jax.evaluation.regions import asked_planes, focus_choice_error_px, signed_radius_px
 from bokeh_jax.optics import Lens
 
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])
@@ -99,7 +100,7 @@ def sharpest_plane_error_px(
 ) -> float:
     """Focus error of one result, in px.
 
-    NaN where no plane has texture, or none of them is to be blurred by 1 px.
+    NaN where the planes that have texture leave nothing to choose.
     """
     energy, sharp_energy = _laplacian(result) ** 2, _laplacian(all_in_focus) ** 2
     planes = [
@@ -109,10 +110,8 @@ def sharpest_plane_error_px(
     ]
     signed_px = np.abs(signed_radius_px(disparity, target))
     asked_px = np.array([signed_px[plane].mean() for plane in planes])
-    if not (asked_px >= 1.0).any():
-        return math.nan
     kept = np.array([energy[plane].mean() / sharp_energy[plane].mean() for plane in planes])
-    return float(asked_px[kept >= (1.0 - _SAME_SHARPNESS) * kept.max()].min())
+    return focus_choice_error_px(asked_px, kept >= (1.0 - _SAME_SHARPNESS) * kept.max(initial=0.0))
 
 
 def _laplacian(image: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:

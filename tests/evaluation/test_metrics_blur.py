@@ -16,14 +16,19 @@ from two_planes import (
     photograph,
 )
 
-from bokeh_jax.evaluation.blur_level import blur_ruler, measure_blur
+from bokeh_jax.evaluation.blur_level import BlurLevels, blur_ruler, measure_blur
 from bokeh_jax.evaluation.consistency import (
     clipped_share,
     highlight_stops,
     stacking_rms,
     unchanged_mae,
 )
-from bokeh_jax.evaluation.regions import asked_planes, find_regions, unchanged_pixels
+from bokeh_jax.evaluation.regions import (
+    asked_planes,
+    find_regions,
+    focus_choice_error_px,
+    unchanged_pixels,
+)
 from bokeh_jax.evaluation.scores import ANSWER_METRICS, METRICS, prepare, score_answer
 from bokeh_jax.evaluation.sharpness import (
     blur_range_stops,
@@ -89,6 +94,16 @@ def test_planes_lie_at_whole_radii():
     assert len(asked_planes(disparity(), SHARP)) == 1
 
 
+def test_a_handful_of_pixels_is_no_plane():
+    values = np.full((20, 20), 0.45, np.float32)
+    # A tenth of a pixel apart, so no step, but on either side of half a pixel.
+    values[5:10, 5:11] = 0.55
+    lens = Lens(0.0, 1.0)
+    assert len(asked_planes(values, lens)) == 1
+    values[5:11, 5:11] = 0.55
+    assert [plane.sum() for plane in asked_planes(values, lens)] == [364, 36]
+
+
 @pytest.mark.parametrize("known", ["all_in_focus", "truth"])
 @pytest.mark.parametrize(
     ("name", "far_px", "near_px"),
@@ -126,6 +141,23 @@ def test_radii_beyond_the_search_are_censored(answers):
     assert levels.censored_share() == pytest.approx(levels.pixels[0] / levels.pixels.sum())
 
 
+def test_sharper_by_more_than_the_search_is_censored_too(answers):
+    ruler = blur_ruler(disparity(), TARGET, truth=answers["truth"], max_radius_px=2.0)
+    levels = measure_blur(answers["no_blur"], ruler)
+    assert list(levels.censored) == [True, False]
+
+
+def test_planes_about_as_sharp_share_the_focus():
+    def error_px(far_px, near_px):
+        measured_px, ones = np.array([far_px, near_px]), np.ones(2)
+        return BlurLevels(
+            np.array([3.6, 0.0]), measured_px, ones, np.zeros(2, bool), 1.0
+        ).focus_error_px()
+
+    assert error_px(0.0, 0.2) == 0.0
+    assert error_px(0.0, 0.3) == 3.6
+
+
 def test_planes_without_texture_say_nothing(answers):
     plain = all_in_focus().copy()
     plain[:, 8:] = 0.4
@@ -150,6 +182,23 @@ def test_the_sharpest_plane_is_found_without_a_model_of_blur(answers):
     assert error_px("truth", Lens(FAR, ASKED_BLUR_PX)) == pytest.approx(ASKED_RADIUS_PX)
     # Nothing to focus where nothing is to be blurred.
     assert math.isnan(error_px("truth", SHARP))
+
+
+def test_focus_is_judged_among_planes_with_texture(answers):
+    plain = all_in_focus().copy()
+    plain[:, 8:] = 0.4
+    noisy = plain + np.random.default_rng(0).normal(0, 0.02, plain.shape).astype(np.float32)
+    # Noise makes a smooth plane no sharper, and one plane alone leaves nothing to choose.
+    assert math.isnan(sharpest_plane_error_px(noisy, plain, disparity(), TARGET))
+
+
+def test_the_right_plane_is_the_least_blurred_of_those_that_can_be_measured():
+    asked_px = np.array([4.8, 3.0])
+    assert focus_choice_error_px(asked_px, np.array([False, True])) == 0.0
+    assert focus_choice_error_px(asked_px, np.array([True, True])) == 0.0
+    assert focus_choice_error_px(asked_px, np.array([True, False])) == pytest.approx(1.8)
+    assert math.isnan(focus_choice_error_px(asked_px[:1], np.array([True])))
+    assert math.isnan(focus_choice_error_px(np.array([3.0, 3.9]), np.array([True, False])))
 
 
 def test_lvcorr_variants_follow_their_definitions():
