@@ -14,7 +14,7 @@ from bokeh_jax.training.preemption import EXIT_PREEMPTED
 from bokeh_jax.training.train import train
 
 # A panel that takes a while stands for an evaluation: it is what the loop does when a signal comes.
-SLOW_PANEL = {"num_steps": 200}
+SLOW_PANEL = {"num_steps": 300}
 RHYTHM = {"image_every_steps": 3, "checkpoint_every_steps": 7, "keep_checkpoints": 20}
 NO_PANEL = "training.image_every_steps=0"
 LATE_SAVE = ("training.checkpoint_every_steps=10", "training.image_every_steps=11")
