@@ -178,7 +178,10 @@ def missing_radius_px(
         radius_px: asked, signed.
         present_px: of the photograph; its sign does not matter.
     """
-    missing_px = jnp.sqrt(jnp.maximum(radius_px**2 - present_px**2, 0.0))
+    # As a product, so that equal radii leave exactly nothing: of a difference of squares a fused
+    # multiplication leaves the square's rounding, whose root is not small.
+    asked_px, there_px = jnp.abs(radius_px), jnp.abs(present_px)
+    missing_px = jnp.sqrt(jnp.maximum((asked_px - there_px) * (asked_px + there_px), 0.0))
     return jnp.sign(radius_px) * missing_px
 
 

@@ -103,6 +103,7 @@ def test_what_is_evaluated_is_not_again_unless_asked_otherwise(evaluated, capsys
     assert "step 7" not in said
 
 
+@pytest.mark.long
 def test_two_processes_answer_as_one(evaluated, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")

@@ -212,7 +212,8 @@ def test_a_known_camera_leaves_only_the_missing_blur():
     same = guess(camera, camera)
     # The camera that took it: nothing is missing. Not told so: blurred as if all in focus.
     np.testing.assert_array_equal(same[:2], reference[:2])
-    np.testing.assert_array_equal(same[2], plain[2])
+    # To the last bits: which layers of the blur are skipped depends on the batch's other scenes.
+    np.testing.assert_array_max_ulp(np.asarray(same[2]), np.asarray(plain[2]), maxulp=4)
     # A sharp reference lacks all of the blur; an asked blur of 0 cannot bring sharpness back.
     np.testing.assert_allclose(guess(camera, sharp), plain, atol=1e-5)
     np.testing.assert_array_equal(guess(sharp, camera), reference)
