@@ -36,8 +36,8 @@ NAMES = {
     "lens_blur": "lens blur, as if all in focus",
     "lens_blur_known_camera": "lens blur, missing blur only",
     "deconvolved_known_camera": "deconvolved, then lens blur",
-    "two_stage": "model's all in focus, then lens blur",
-    "two_stage_known_camera": "the same, told the reference’s camera",
+    "two_stage": "two stages: model’s all in focus, lens blur",
+    "two_stage_known_camera": "two stages, told the reference’s camera",
     "model": "model",
     "model_known_camera": "model, told the reference’s camera",
 }

@@ -19,8 +19,8 @@ TASK_NAMES = {"refocus": "refocus", "add_bokeh": "add bokeh", "deblur": "deblur"
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.35rem .8rem;
-border-bottom:1px solid #ddd;text-align:right}td:first-child,
-th:first-child{text-align:left}figure{margin:1rem 0}
+border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}td:first-child,
+th:first-child{text-align:left;white-space:normal}figure{margin:1rem 0}
 figcaption{color:#555;font-size:.9rem}img{max-width:100%;image-rendering:auto}
 img.pixels{image-rendering:pixelated}code{background:#f3f3f3;padding:.1rem .3rem}
 .slider{position:relative;--at:50%}.slider img{position:absolute;inset:0;width:100%;height:100%}
@@ -173,6 +173,8 @@ def write_report(path: Path, page: Page) -> None:
     paragraphs = "".join(f"<p>{line}</p>" for line in page.summary_lines)
     photos = "".join(map(figure, page.photo_pictures)) or "<p>No photograph was refocused yet.</p>"
     sliders = "".join(slider(*pair) for pair in page.sliders)
+    if sliders:
+        sliders = f'<h2>Before and after</h2><div class="row sliders">{sliders}</div>'
     title, shown = html.escape(page.title), html.escape(", ".join(NAMES.values()))
     body = (
         f"<h1>{title}</h1>{paragraphs}"
@@ -182,7 +184,7 @@ def write_report(path: Path, page: Page) -> None:
         "that say so.</p>"
         f"{results_table(page.scores)}{_comparisons(page)}{_progress(page.history)}"
         f"<h2>Training</h2>{_curves(page.metric_lines)}"
-        f'<h2>Before and after</h2><div class="row sliders">{sliders}</div>'
+        f"{sliders}"
         f"<h2>Scenes</h2><p>From left to right: {shown}, truth.</p>"
         f"{''.join(map(figure, page.task_pictures))}"
         f"<h2>A real photograph</h2>{photos}"
