@@ -77,6 +77,14 @@ def _adapter_flops(config: DiTConfig, tokens: int) -> int:
     return 2 * tokens * lora.rank * len(lora.adapters) * widths
 
 
+def _token_counts(config: RefocusConfig, height_px: int, width_px: int) -> tuple[int, int, int]:
+    """(noisy tokens, N with the conditions', R) of one image."""
+    patches = height_px * width_px // config.patch_size**2
+    streams = 1 if config.reference_as == "channels" else 2 + config.guess_tokens
+    own = (streams - 1) * patches if config.reference_sees == "itself" else 0
+    return patches, streams * patches, own
+
+
 def refocus_forward_flops(
     config: RefocusConfig,
     height_px: int,
@@ -86,12 +94,10 @@ def refocus_forward_flops(
     cached: bool = False,
 ) -> float:
     """One evaluation of the refocusing network on one image; with a condition cache or without."""
-    patches = height_px * width_px // config.patch_size**2
-    streams = 1 if config.reference_as == "channels" else 2 + config.guess_tokens
-    own = (streams - 1) * patches if config.reference_sees == "itself" else 0
+    patches, image_tokens, own = _token_counts(config, height_px, width_px)
     return dit_forward_flops(
         config.dit_config(),
-        patches if cached else streams * patches,
+        patches if cached else image_tokens,
         num_text_tokens + NUM_CAMERA_TOKENS,
         num_condition_tokens=0 if cached else own,
         num_cached_tokens=own if cached else 0,
@@ -104,10 +110,8 @@ def refocus_training_flops(config: RefocusConfig, height_px: int, width_px: int)
     if not config.lora.rank:
         return TRAINING_PASSES * forward
     dit = config.dit_config()
-    patches = height_px * width_px // config.patch_size**2
-    streams = 1 if config.reference_as == "channels" else 2 + config.guess_tokens
-    own = (streams - 1) * patches if config.reference_sees == "itself" else 0
-    tokens = streams * patches + NUM_CAMERA_TOKENS
+    _, image_tokens, own = _token_counts(config, height_px, width_px)
+    tokens = image_tokens + NUM_CAMERA_TOKENS
     blocks = config.num_double_blocks + config.num_single_blocks
     attention = blocks * _attention_flops(dit, tokens, own)
     return 2 * forward + attention + TRAINING_PASSES * _adapter_flops(dit, tokens)

@@ -103,6 +103,20 @@ def test_what_is_evaluated_is_not_again_unless_asked_otherwise(evaluated, capsys
     assert "step 7" not in said
 
 
+def test_a_checkpoint_that_cannot_be_read_is_left_out_of_all(evaluated, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")
+    shutil.rmtree(workdir / "checkpoints" / "3" / "state")
+    few = "--config.evaluation.num_scenes=2"
+    assert main(["eval", f"--workdir={workdir}", "--all", few]) == 0
+    said = capsys.readouterr().out
+    assert "step 3 left out: " in said
+    assert "step 7; PSNR" in said
+    # Asked for by name it is an error.
+    assert main(["eval", f"--workdir={workdir}", "--step=3", few]) == 2
+    assert "checkpoints/3" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_two_processes_answer_as_one(evaluated, tmp_path):
     workdir = tmp_path / "run"

@@ -132,6 +132,7 @@ def test_what_was_not_compared_is_not_shown(tmp_path):
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Other runs" not in text
     assert "by step" not in text
+    assert "Before and after" not in text
 
 
 def test_the_best_of_every_task_is_bold():
