@@ -29,6 +29,7 @@ from bokeh_jax.commands.checkpoint_arguments import (
     add_prune_arguments,
     add_verify_arguments,
 )
+from bokeh_jax.commands.claims_arguments import add_claims_arguments
 from bokeh_jax.commands.data_arguments import (
     add_build_arguments,
     add_inspect_arguments,
@@ -65,6 +66,12 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll-seconds", type=float, default=30.0, metavar="S", help="of --watch; default: 30"
     )
     parser.add_argument("--raw", action="store_true", help="the raw parameters instead of the EMA")
+    parser.add_argument(
+        "--label",
+        default="",
+        metavar="NAME",
+        help="keep the results apart, in evaluation/NAME: of other settings than the run's own",
+    )
     add_job_arguments(parser)
 
 
@@ -78,6 +85,7 @@ def _eval(arguments: argparse.Namespace, overrides: Overrides) -> int:
         watch=arguments.watch,
         poll_seconds=arguments.poll_seconds,
         use_ema=not arguments.raw,
+        label=arguments.label,
     )
     hosts.join(hosts.Hosts.from_arguments(arguments))
     evaluate_workdir(arguments.workdir, which, overrides)
@@ -203,6 +211,12 @@ def _bench_quality(arguments: argparse.Namespace, overrides: Overrides) -> int:
     hosts.join(hosts.Hosts.from_arguments(arguments))
     quality_from_arguments(arguments)
     return 0
+
+
+def _bench_claims(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.claims import bench_claims
+
+    return bench_claims(arguments, overrides)
 
 
 def _bench_codec(arguments: argparse.Namespace, overrides: Overrides) -> int:
@@ -340,6 +354,12 @@ _BENCH_COMMANDS = {
         add_quality_arguments,
         _bench_quality,
     ),
+    "claims": _Command(
+        "train the arms that test the papers' claims from one common run, and compare them",
+        add_claims_arguments,
+        _bench_claims,
+        takes_config=True,
+    ),
     "codec": _Command(
         "measure what an autoencoder does to photographs, and to the blends of the stacking "
         "constraint",
@@ -401,7 +421,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _register(_CHECKPOINT_COMMANDS, checkpoints.add_subparsers(required=True, metavar="COMMAND"))
     bench = subparsers.add_parser(
-        "bench", help="times on this machine: lens-blur, data, train-step"
+        "bench", help="measure: lens-blur, data, train-step, quality, claims, codec"
     )
     _register(_BENCH_COMMANDS, bench.add_subparsers(required=True, metavar="COMMAND"))
     return parser
@@ -417,7 +437,7 @@ def _run(arguments: argparse.Namespace, overrides: Overrides) -> int:
     if overrides and not command.takes_config:
         raise InvalidInput(
             f"--config.{overrides[0]} is given; allowed only with train, plan, eval, export, data "
-            "inspect, data latents, checkpoint inspect, bench train-step and bench codec"
+            "inspect, data latents, checkpoint inspect, bench train-step, claims and codec"
         )
     return command.run(arguments, overrides)
 

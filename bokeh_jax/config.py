@@ -145,12 +145,22 @@ class PretrainedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What `bokeh-jax eval` runs on."""
+    """What `bokeh-jax eval` runs on.
+
+    Attributes:
+        splits: of the run's dataset.
+        num_scenes: of each.
+        batch_size: scenes at once.
+        seed: of crops, cameras and noise.
+        disparity: how the methods are told it: as it is, damaged as `objective.depth_noise` says
+            (every scene, whatever its rate), or not at all.
+    """
 
     splits: tuple[str, ...] = ("eval_seen", "eval_heldout")
     num_scenes: int = 96
     batch_size: int = 32
     seed: int = 17
+    disparity: tuple[Literal["clean", "damaged", "absent"], ...] = ("clean",)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,26 +12,42 @@ import pytest
 pytest_plugins = ["tiny_experiment", "random_runs"]
 
 MOST_BYTES_KEPT = 3 << 30
-# Minutes each. A file stays with one worker, so that what its tests share is made once; the longest
-# go first, so that none is left to one worker at the end.
+# By processor time, those of half a minute and more. A file stays with one worker, so that what its
+# tests share is made once; the longest go first, so that none is left to one worker at the end.
 LONGEST_FIRST = (
     "test_exact.py",
-    "test_learns.py",
-    "test_sharding.py",
-    "test_nonfinite.py",
     "test_torch_export.py",
-    "test_profiling.py",
-    "test_stalled_jobs.py",
     "test_frozen.py",
+    "test_nonfinite.py",
+    "test_stalled_jobs.py",
+    "test_evaluate_command.py",
     "test_shapes.py",
+    "test_profiling.py",
+    "test_command_line.py",
+    "test_refocus_dit.py",
+    "test_train_loop.py",
+    "test_dit.py",
+    "test_checkpoint.py",
+    "test_text_encoder.py",
+    "test_refocus_objective.py",
+    "test_lora.py",
+    "test_render_command.py",
+    "test_condition_cache.py",
+    "test_latents.py",
+    "test_latents_command.py",
+    "test_diffusers_export.py",
+    "test_render_defocus.py",
+    "test_sharding.py",
 )
-CACHE_DIR = Path(__file__).parent.parent / ".cache" / "jax"
+CACHE_DIR = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax")
+)
 
 SETTINGS = {
     "jax_platforms": "cpu",
     "jax_numpy_dtype_promotion": "strict",
     "jax_numpy_rank_promotion": "raise",
-    "jax_compilation_cache_dir": str(CACHE_DIR),
+    "jax_compilation_cache_dir": CACHE_DIR,
     "jax_persistent_cache_min_compile_time_secs": 0.3,
     # Most tests compile more than they compute; those that compute ask for optimised code. Set here
     # and not only around tests, so that fixtures of any scope are compiled like the tests that use

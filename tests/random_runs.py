@@ -55,10 +55,11 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory) -> Finished:
-    """A run of 12 steps with checkpoints at 7 and 12."""
+def finished(dataset, tmp_path_factory) -> Finished:
+    """A run of 12 steps of `tiny` with checkpoints at 7 and 12."""
     workdir = tmp_path_factory.mktemp("finished") / "whole"
-    return Finished(workdir, train(tiny, workdir, visible=False).state)
+    config = config_lib.resolve(TINY | {"data": {"path": str(dataset)}})
+    return Finished(workdir, train(config, workdir, visible=False).state)
 
 
 def perturbed(tree, seed, scale=0.1):
@@ -108,7 +109,7 @@ def latent_config(folder):
                 "transformer": str(folder / "transformer"),
                 "autoencoder": str(folder / "autoencoder"),
             },
-            "objective": {"prediction": "velocity", "flow_source": "noise"},
+            "objective": {"prediction": "velocity", "flow_source": "noise", "guide": False},
             "sampler": {"num_steps": 2, "guidance_scale": 1.3, "method": "heun"},
         }
     )

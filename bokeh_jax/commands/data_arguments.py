@@ -132,7 +132,7 @@ def _add_photo_arguments(group: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="DIR",
         help="estimates disparity for photographs without a map: a depth estimation model of "
-        "Hugging Face on this machine (extra interop)",
+        "Hugging Face on this machine (other than Depth Anything: extra interop)",
     )
 
 

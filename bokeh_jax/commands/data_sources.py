@@ -83,7 +83,6 @@ def _photos(where: Any, frames: FrameSizes, arguments: argparse.Namespace) -> Sc
             "--photos is not given; allowed with --source photos: a folder, a list or tar shards, "
             "or --source photos=WHERE"
         )
-    from data_pipeline.photos.depth_estimation import HuggingFaceDepth
     from data_pipeline.photos.source import PhotoSource
 
     if arguments.runner is not None:
@@ -92,7 +91,11 @@ def _photos(where: Any, frames: FrameSizes, arguments: argparse.Namespace) -> Sc
     max_blur_px = None
     if arguments.sharpness != "off":
         max_blur_px = _number("--sharpness", "", arguments.sharpness)
-    model = arguments.depth_model
+    estimator = None
+    if arguments.depth_model is not None:
+        from bokeh_jax.commands.depth_estimator import depth_estimator
+
+        estimator = depth_estimator(arguments.depth_model)
     return PhotoSource(
         where,
         frames=frames,
@@ -104,7 +107,7 @@ def _photos(where: Any, frames: FrameSizes, arguments: argparse.Namespace) -> Sc
         depth_unit_m=arguments.depth_unit_m,
         invalid=arguments.invalid,
         max_blur_px=max_blur_px,
-        estimator=None if model is None else HuggingFaceDepth(model),
+        estimator=estimator,
     )
 
 

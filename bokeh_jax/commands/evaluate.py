@@ -2,8 +2,9 @@
 
     <workdir>/evaluation/scores.json               the newest evaluated step
     <workdir>/evaluation/step_300/scores.json      every evaluated step; step_300_raw of raw ones
-    <workdir>/evaluation/step_300/images.csv       PSNR of every image
+    <workdir>/evaluation/step_300/images.csv       PSNR of every image, and what it was asked
     <workdir>/evaluation/step_300/SPLIT-TASK-pictures.png, -best.png, -worst.png
+    <workdir>/evaluation/LABEL/step_300/           of `--label`: other settings beside the run's own
     <workdir>/tensorboard/evaluation/              one point a step and score
 
 A step whose `scores.json` is there, and was made with the same settings, is done: `--all` and
@@ -13,6 +14,8 @@ A step whose `scores.json` is there, and was made with the same settings, is don
 import csv
 import dataclasses
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +43,11 @@ from data_pipeline.dataset import dataset_info
 EVALUATION_FOLDER = "evaluation"
 SCORES_FILE = "scores.json"
 IMAGES_FILE = "images.csv"
+_COLUMNS = (
+    *("split", "task", "disparity", "image", "blur", "focus_change"),
+    *METHODS,
+    *(f"stacked_{name}" for name in METHODS),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Which:
         watch: those, and every new one until the run's last step.
         poll_seconds: how often `watch` looks.
         use_ema: the averaged parameters, or the raw ones.
+        label: of results that are kept apart, such as those of another sampler; "" for none.
     """
 
     step: int | None = None
@@ -59,8 +68,13 @@ class Which:
     watch: bool = False
     poll_seconds: float = 30.0
     use_ema: bool = True
+    label: str = ""
 
     def __post_init__(self):
+        if not re.fullmatch(r"[A-Za-z0-9_.=-]*", self.label) or self.label.startswith("step_"):
+            raise InvalidInput(
+                f"--label is {self.label!r}; allowed: letters, digits, _ . = and -, not step_..."
+            )
         if (self.step is not None) + self.every + self.watch > 1:
             raise InvalidInput("more than one of --step, --all and --watch; allowed: one of them")
         if not 0 < self.poll_seconds < float("inf"):
@@ -100,16 +114,18 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
     """What makes scores comparable besides the checkpoint."""
     tree = json.loads(config_lib.to_json(config))
     dataset = dataset_info(Path(config.data.path)).fingerprint
-    return {name: tree[name] for name in ("evaluation", "sampler")} | {"dataset": dataset}
+    return {name: tree[name] for name in ("evaluation", "sampler", "simulation")} | {
+        "dataset": dataset
+    }
 
 
-def folder_of(workdir: Path, step: int, *, use_ema: bool) -> Path:
+def folder_of(workdir: Path, step: int, *, use_ema: bool, label: str = "") -> Path:
     """Where a step's results are."""
-    return workdir / EVALUATION_FOLDER / f"step_{step}{'' if use_ema else '_raw'}"
+    return workdir / EVALUATION_FOLDER / label / f"step_{step}{'' if use_ema else '_raw'}"
 
 
 def _is_done(workdir: Path, step: int, which: Which, asked: dict[str, Any]) -> bool:
-    path = folder_of(workdir, step, use_ema=which.use_ema) / SCORES_FILE
+    path = folder_of(workdir, step, use_ema=which.use_ema, label=which.label) / SCORES_FILE
     return path.is_file() and json.loads(path.read_text("utf-8")).get("settings") == asked
 
 
@@ -154,49 +170,81 @@ def _wait(ready: Callable[[], bool], which: Which, said: str) -> None:
 def _write(
     workdir: Path, step: int, results: list[TaskResult], which: Which, asked: dict[str, Any]
 ) -> None:
-    folder = folder_of(workdir, step, use_ema=which.use_ema)
+    folder = folder_of(workdir, step, use_ema=which.use_ema, label=which.label)
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
         for kind in ("pictures", "best", "worst"):
             picture = Photo(grid(getattr(result, kind), zoom=3))
-            write_photo(folder / f"{result.split}-{result.task}-{kind}.png", picture)
+            write_photo(folder / f"{result.key.replace('/', '-')}-{kind}.png", picture)
     _write_images(folder / IMAGES_FILE, results)
     scores = summary(results)
     tree = {"step": step, "ema": which.use_ema, "scores": scores, "settings": asked}
-    board = SummaryWriter(str(workdir / "tensorboard" / "evaluation"), flush_secs=20)
-    suffix = "" if which.use_ema else "_raw"
-    for task, entry in scores.items():
-        for method in METHODS:
-            name = f"psnr_db{suffix}/{task}/{method}"
-            board.add_scalar(name, entry["psnr_db"][method]["mean"], step)
-    board.close()
+    _write_board(workdir, step, scores, which)
     # Last: it says that the rest is there.
     _write_json(folder / SCORES_FILE, tree)
-    newest = workdir / EVALUATION_FOLDER / SCORES_FILE
+    newest = folder.parent / SCORES_FILE
     if not newest.is_file() or json.loads(newest.read_text("utf-8"))["step"] <= step:
         _write_json(newest, tree)
+
+
+def _write_board(workdir: Path, step: int, scores: dict[str, Any], which: Which) -> None:
+    """One point a task and method in TensorBoard."""
+    board = SummaryWriter(str(workdir / "tensorboard" / "evaluation" / which.label), flush_secs=20)
+    suffix = "" if which.use_ema else "_raw"
+    for task, entry in scores.items():
+        for kind in ("psnr_db", "stacked_psnr_db"):
+            for method, mean in entry[kind].items():
+                board.add_scalar(f"{kind}{suffix}/{task}/{method}", mean["mean"], step)
+    board.close()
 
 
 def _write_images(path: Path, results: list[TaskResult]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(("split", "task", "image", *METHODS))
+        table.writerow(_COLUMNS)
         for result in results:
-            columns = [result.psnr_db[name] for name in METHODS]
-            for index, row in enumerate(zip(*columns, strict=True)):
-                cells = (f"{value:.4f}" for value in row)
-                table.writerow((result.split, result.task, index, *cells))
+            for index in range(len(result.psnr_db["model"])):
+                values = (
+                    *(column[index] for column in result.asked.values()),
+                    *(_value(result.psnr_db, name, index) for name in METHODS),
+                    *(_value(result.stacked_psnr_db, name, index) for name in METHODS),
+                )
+                cells = (f"{value:.4f}" for value in values)
+                table.writerow((result.split, result.task, result.disparity, index, *cells))
+
+
+def _value(scores: dict[str, np.ndarray], method: str, index: int) -> float:
+    return float(scores[method][index]) if method in scores else math.nan
 
 
 def read_images(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """`SPLIT/TASK` -> method -> PSNR of every image in dB, of a step's folder."""
+    """Columns of a step's folder by `SPLIT/TASK`, or `SPLIT/TASK/DISPARITY` where it is not clean.
+
+    `blur` and `focus_change` say what was asked of every image; `METHOD` is its PSNR in dB, and
+    `stacked_METHOD` that of the scene's blend; NaN where there was no answer.
+
+    Raises:
+        InvalidInput: the file is of another version.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     with (folder / IMAGES_FILE).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            scores = found.setdefault(f"{row['split']}/{row['task']}", {n: [] for n in METHODS})
-            for name in METHODS:
-                scores[name].append(float(row[name]))
-    return {key: {n: np.asarray(v) for n, v in scores.items()} for key, scores in found.items()}
+        table = csv.DictReader(file)
+        rows = list(table)
+    if tuple(table.fieldnames or ()) != _COLUMNS:
+        raise InvalidInput(
+            f"{folder / IMAGES_FILE} has other columns than this version writes; allowed: scores "
+            "of this version, which `bokeh-jax eval` makes anew"
+        )
+    for row in rows:
+        parts = [row["split"], row["task"], row["disparity"]]
+        key = "/".join(parts[: 2 if row["disparity"] == "clean" else 3])
+        columns = found.setdefault(key, {name: [] for name in _COLUMNS[4:]})
+        for name in columns:
+            columns[name].append(float(row[name]))
+    return {
+        key: {name: np.asarray(column) for name, column in columns.items()}
+        for key, columns in found.items()
+    }
 
 
 def _write_json(path: Path, tree: Any) -> None:
@@ -209,6 +257,7 @@ def _print(step: int, results: list[TaskResult]) -> None:
     """One row a method: the names are longer than the numbers."""
     print(f"step {step}; PSNR in dB, mean ± 95 % interval")
     for result in results:
-        print(f"{result.task}, {result.split} ({len(result.psnr_db['model'])} images)")
-        for name in METHODS:
+        told = "" if result.disparity == "clean" else f", disparity {result.disparity}"
+        print(f"{result.task}, {result.split}{told} ({len(result.psnr_db['model'])} images)")
+        for name in result.psnr_db:
             print(f"  {NAMES[name]:44}{result.mean(name)!s:>16}")

@@ -1,4 +1,4 @@
-"""`bokeh-jax export`: a run's network as files for PyTorch, diffusers or PEFT.
+"""`bokeh-jax export`: a run's network as files for PyTorch, diffusers or PEFT, or for our own use.
 
 The folder appears whole or not at all, and nothing in it is a pickle. What can be refused without
 the weights is refused before they are read.
@@ -13,6 +13,7 @@ from typing import Any
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.inference.network_folder import write_network
 from bokeh_jax.interop import autoencoder_names, flux_names
 from bokeh_jax.interop.lora_files import FORMS, write_lora
 from bokeh_jax.interop.merged import merged_parts
@@ -66,6 +67,8 @@ def _check(config: ExperimentConfig, arguments: argparse.Namespace) -> None:
         raise InvalidInput(
             f"{arguments.checkpoint} is a run with task={config.task!r}; allowed: 'refocus'"
         )
+    if arguments.format == "jax":
+        return
     if config.model.reference_sees != "all":
         raise InvalidInput(
             f"model.reference_sees is {config.model.reference_sees!r}; allowed: 'all', the only "
@@ -128,6 +131,12 @@ def _write_torch(
     write_export(folder, export, merged_parts(tree, config.model.lora), dtype=dtype)
 
 
+def _write_jax(
+    folder: Path, tree: Tree, config: ExperimentConfig, export: Export, dtype: FileDtype
+) -> None:
+    write_network(folder, config, tree, step=export.step, use_ema=export.ema, dtype=dtype)
+
+
 def _write_diffusers(
     folder: Path, tree: Tree, config: ExperimentConfig, export: Export, dtype: FileDtype
 ) -> None:
@@ -171,6 +180,7 @@ def _write_added(folder: Path, tree: Tree, export: Export, dtype: FileDtype) -> 
 
 _Writer = Callable[[Path, Tree, ExperimentConfig, Export, FileDtype], None]
 _WRITERS: dict[str, _Writer] = {
+    "jax": _write_jax,
     "torch": _write_torch,
     "diffusers": _write_diffusers,
     "peft": write_adapters,

@@ -12,12 +12,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder to write: new or empty")
     parser.add_argument(
         "--format",
-        choices=("torch", "diffusers", "peft"),
+        choices=("torch", "diffusers", "peft", "jax"),
         default="torch",
         help="torch: weights, network and refocus.py in plain PyTorch, adapters merged (default); "
         "diffusers: a FluxTransformer2DModel, adapters merged, an AutoencoderKL, and the added "
         "parts in a file of their own; peft: the adapters alone, as diffusers and PEFT load them, "
-        "and the added parts",
+        "and the added parts; jax: one file of all parameters and the config, for 'refocus "
+        "--checkpoint'",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bf16"), default="float32", help="of the files"

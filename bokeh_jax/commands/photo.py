@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.inference.depth import DepthModel, estimate_disparity
 from bokeh_jax.inference.photo_file import Photo, kind_of, read_photo, write_photo
-from bokeh_jax.inference.refocuser import Refocuser, TakenWith, check_request
+from bokeh_jax.inference.refocuser import Refocuser
+from bokeh_jax.inference.request import TakenWith, check_request
 from data_pipeline.photos import read_disparity
 
 
@@ -30,11 +32,26 @@ def output_path(arguments: argparse.Namespace, word: str) -> Path:
     return path
 
 
-def _read(arguments: argparse.Namespace) -> tuple[Photo, np.ndarray | None]:
-    photo = read_photo(arguments.image)
-    if arguments.disparity is None:
-        return photo, None
-    return photo, read_disparity(arguments.disparity)
+def disparity_of(
+    arguments: argparse.Namespace, photo: Photo, *, metric: bool = False
+) -> np.ndarray | None:
+    """Disparity by --disparity or --depth-model, relative or in 1/m; None where neither is given.
+
+    Raises:
+        InvalidInput: a file that cannot be used, or a network that does not know metres.
+    """
+    if arguments.disparity is not None:
+        return read_disparity(arguments.disparity, "metric" if metric else "relative")
+    if arguments.depth_model is None:
+        return None
+    model = DepthModel.from_folder(arguments.depth_model)
+    if metric and model.config.kind != "metric":
+        raise InvalidInput(
+            f"--depth-model is {arguments.depth_model}, which has no metres; allowed with a "
+            "camera: a metric one, or --disparity in 1/m"
+        )
+    estimate = estimate_disparity(model, photo.pixels)
+    return estimate.per_m if metric else estimate.relative
 
 
 def _taken_with(arguments: argparse.Namespace) -> TakenWith | None:
@@ -52,17 +69,21 @@ def _taken_with(arguments: argparse.Namespace) -> TakenWith | None:
 def refocus_file(arguments: argparse.Namespace) -> None:
     """Refocuses a file and says at which size the network worked."""
     focus, out = parse_point(arguments.focus), output_path(arguments, "refocused")
-    photo, disparity = _read(arguments)
-    check_request(photo.pixels, focus, arguments.blur, disparity)
+    photo = read_photo(arguments.image)
+    # An estimate takes seconds: what can be refused before is.
+    check_request(photo.pixels, focus, arguments.blur, None)
     if arguments.steps is not None and arguments.steps < 1:
         raise InvalidInput(f"--steps is {arguments.steps}; allowed: 1 or more")
     taken = _taken_with(arguments)
-    refocuser = Refocuser.from_checkpoint(arguments.checkpoint)
+    disparity = disparity_of(arguments, photo)
+    check_request(photo.pixels, focus, arguments.blur, disparity)
+    checkpoint: Path | None = arguments.checkpoint
+    refocuser = Refocuser.from_checkpoint(checkpoint) if checkpoint else Refocuser.released()
     show = sys.stderr.isatty()
 
     def on_step(done: int, total: int) -> None:
         if show and total > 1:
-            print(f"\rsampling {done}/{total}", end="" if done < total else "\n", file=sys.stderr)
+            print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)
 
     result = refocuser(
         photo.pixels,
@@ -73,13 +94,16 @@ def refocus_file(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         num_steps=arguments.steps,
         guidance_scale=arguments.guidance,
+        detail=arguments.detail,
         on_step=on_step,
     )
     write_photo(out, dataclasses.replace(photo, pixels=result.image))
     height, width = photo.pixels.shape[:2]
     worked = f"{result.working_size_px[1]}x{result.working_size_px[0]}"
+    enlarged = "" if result.working_size_px == (height, width) else " and enlarged"
+    tiles = f" in {result.num_tiles} tiles" if result.num_tiles > 1 else ""
     how = (
-        f"lens blur at {width}x{height}, the network's correction at {worked} and enlarged"
+        f"lens blur at {width}x{height}, the network's correction at {worked}{tiles}{enlarged}"
         if result.full_resolution
         else f"network at {worked}, its answer enlarged to {width}x{height}"
     )

@@ -19,11 +19,17 @@ def _photo_arguments(parser: argparse.ArgumentParser, *, render: bool) -> None:
         type=float,
         help="blur radius per unit disparity, in image widths; 0: all in focus, 0.03: a fast lens",
     )
-    parser.add_argument(
+    disparity = parser.add_mutually_exclusive_group(required=render)
+    disparity.add_argument(
         "--disparity",
         type=Path,
-        required=render,
         help="map of the image's size, near is bright: 8 or 16 bit PNG, TIFF; NPY, NPZ in [0, 1]",
+    )
+    disparity.add_argument(
+        "--depth-model",
+        type=Path,
+        metavar="DIR",
+        help="estimates it: a folder of Hugging Face with Depth Anything V2, relative or metric",
     )
     parser.add_argument(
         "--out", type=Path, help="default: beside IMAGE, with .refocused or .rendered in the name"
@@ -34,7 +40,17 @@ def add_refocus_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bokeh-jax refocus`."""
     _photo_arguments(parser, render=False)
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="--workdir of a training run"
+        "--checkpoint",
+        type=Path,
+        help="--workdir of a training run, or a folder of `export --format=jax`; default: the "
+        "small network that comes with the package",
+    )
+    parser.add_argument(
+        "--detail",
+        choices=("tiles", "whole"),
+        default="tiles",
+        help="tiles: the network works tile by tile, as large as its training allows (needs "
+        "disparity); whole: on the whole photograph made small; default: tiles",
     )
     parser.add_argument(
         "--all-in-focus", action="store_true", help="IMAGE is sharp everywhere (blur 0, known)"

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bokeh_jax.commands.animation import check_animation_path, write_animation
-from bokeh_jax.commands.photo import output_path, parse_point
+from bokeh_jax.commands.photo import disparity_of, output_path, parse_point
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.lens_photo import PhotoSettings, largest_radius_px, photograph
 from bokeh_jax.inference.photo_file import Photo, read_photo, write_photo
-from bokeh_jax.inference.refocuser import check_request
+from bokeh_jax.inference.request import check_request
 from bokeh_jax.optics import (
     Aperture,
     CatEye,
@@ -27,7 +27,6 @@ from bokeh_jax.optics import (
     squeezed,
 )
 from bokeh_jax.simulation import disparity_at
-from data_pipeline.photos import read_disparity
 
 # Focus at infinity, in 1/m: farther than any depth that matters to a lens.
 _LEAST_FOCUS_DISPARITY = 1e-6
@@ -92,7 +91,8 @@ def _job(arguments: argparse.Namespace) -> _Job:
     metric = _is_metric(arguments)
     focus, focus_to = _focus_points(arguments, metric)
     photo = read_photo(arguments.image)
-    disparity = read_disparity(arguments.disparity, "metric" if metric else "relative")
+    disparity = disparity_of(arguments, photo, metric=metric)
+    assert disparity is not None  # The parser requires one of the two.
     # The shape, the focus points and the blur; metric disparity has no upper end.
     bounded = np.clip(disparity, 0.0, 1.0)
     for point in (focus, focus_to):

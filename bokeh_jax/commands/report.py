@@ -10,12 +10,15 @@ from bokeh_jax.commands.evaluate import EVALUATION_FOLDER, SCORES_FILE, folder_o
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.methods import BASELINES
 from bokeh_jax.evaluation.metrics import mean_with_interval
-from bokeh_jax.evaluation.report import Page, Scores, split_name, verdict, write_report
-from bokeh_jax.evaluation.report_parts import Picture
+from bokeh_jax.evaluation.report import ASKED, Page, Scores, label, verdict, write_report
+from bokeh_jax.evaluation.report_parts import Picture, Point
 from bokeh_jax.inference.photo_file import read_photo
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 
+# Methods in charts against what was asked, and points of a line.
+_DRAWN = ("unchanged", "lens_blur_known_camera", "two_stage_known_camera", "model_known_camera")
+_GROUPS = 6
 KINDS = {"pictures": "the first", "best": "best", "worst": "worst"}
 
 
@@ -42,7 +45,7 @@ def report_workdir(workdir: Path, photos: list[str], others: list[Path]) -> Path
     folder = folder_of(workdir, step, use_ema=evaluated["ema"])
     config = checkpoint.load_config(workdir, step)
     lines = read_metrics(workdir / METRICS_FILE) if (workdir / METRICS_FILE).is_file() else []
-    splits = sorted({key.split("/")[0] for key in scores}, reverse=True)
+    splits = sorted({key.split("/")[0] for key in scores if key.count("/") == 1}, reverse=True)
     pictures = [_photo_picture(item) for item in photos]
     page = Page(
         title=f"bokeh_jax: {config.name}, {step} steps",
@@ -51,9 +54,10 @@ def report_workdir(workdir: Path, photos: list[str], others: list[Path]) -> Path
         scores=scores,
         metric_lines=lines,
         history=_history(workdir, evaluated),
+        against={key: _against(columns) for key, columns in read_images(folder).items()},
         comparisons={str(other): _gains(workdir, other) for other in others},
         task_pictures=[
-            Picture(f"{_task_caption(key)}: {name}", read_photo(file).pixels, pixels=True)
+            Picture(f"{label(key)} textures: {name}", read_photo(file).pixels, pixels=True)
             for kind, name in KINDS.items()
             for key in scores
             if (file := folder / f"{key.replace('/', '-')}-{kind}.png").is_file()
@@ -69,9 +73,23 @@ def report_workdir(workdir: Path, photos: list[str], others: list[Path]) -> Path
     return workdir / "report.html"
 
 
-def _task_caption(key: str) -> str:
-    split, task = key.split("/")
-    return f"{task}, {split_name(split)} textures"
+def _against(columns: dict[str, np.ndarray]) -> dict[str, dict[str, list[Point]]]:
+    """Mean PSNR of groups of as many images, ordered by what was asked."""
+    charts = {}
+    for asked in ASKED:
+        order = np.argsort(columns[asked])
+        if np.ptp(columns[asked]) == 0.0:
+            continue
+        groups = np.array_split(order, min(_GROUPS, len(order)))
+        charts[asked] = {
+            name: [
+                (float(columns[asked][group].mean()), float(columns[name][group].mean()))
+                for group in groups
+            ]
+            for name in _DRAWN
+            if np.isfinite(columns[name]).all()
+        }
+    return charts
 
 
 def _evaluated(workdir: Path) -> Scores:
@@ -98,7 +116,8 @@ def _gains(workdir: Path, other: Path) -> dict[str, Scores]:
     """Means of this run's PSNR minus another's, where both met the same questions."""
     ours, theirs = _evaluated(workdir), _evaluated(other)
     if any(
-        ours["settings"][name] != theirs["settings"][name] for name in ("evaluation", "dataset")
+        ours["settings"][name] != theirs["settings"].get(name)
+        for name in ("evaluation", "dataset", "simulation")
     ):
         return {}
     images, others = (
@@ -111,7 +130,9 @@ def _gains(workdir: Path, other: Path) -> dict[str, Scores]:
         return vars(mean_with_interval(difference))
 
     return {
-        key: {model: gain(key, model) for model in BASELINES} for key in images if key in others
+        key: {model: gain(key, model) for model in BASELINES if np.isfinite(columns[model]).all()}
+        for key, columns in images.items()
+        if key in others
     }
 
 

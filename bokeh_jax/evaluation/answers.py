@@ -1,8 +1,9 @@
 """Every method's answer to one question of a benchmark, at the question's own size.
 
-The network answers as a user's photograph is answered (`Refocuser`): it works at about the size it
-was trained at, and its correction is added to the lens blur of the whole picture. The other methods
-work at full size. Names are those of `methods`; a method that lacks what it needs has no answer:
+The network answers as a user's photograph is answered (`Refocuser`): on tiles with disparity, on
+the whole made small without, and its correction is added to the lens blur of the whole picture. The
+other methods work at full size. Names are those of `methods`; a method that lacks what it needs has
+no answer:
 
     without blur and point    only `unchanged`: nothing can be asked
     without disparity         `unchanged`, `model`; `model_known_camera` of what is sharp everywhere
@@ -19,7 +20,8 @@ from jaxtyping import Float
 
 from bokeh_jax.evaluation.deconvolution import deconvolve
 from bokeh_jax.evaluation.questions import Question
-from bokeh_jax.inference.refocuser import Refocuser, TakenWith, lens_blur
+from bokeh_jax.inference.refocuser import Refocuser
+from bokeh_jax.inference.request import TakenWith, lens_blur
 from bokeh_jax.optics import linear_to_srgb, srgb_to_linear
 from bokeh_jax.simulation import disparity_at
 

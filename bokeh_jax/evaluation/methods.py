@@ -54,6 +54,10 @@ BASELINES = {
 }
 
 
+# Without disparity nobody can blur, and a lens says nothing.
+WITHOUT_DISPARITY = ("unchanged", "model")
+
+
 def to_display(values: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Model range to sRGB-encoded [0, 1], as a file would hold it."""
     return jnp.clip(0.5 * (values + 1.0), 0.0, 1.0)

@@ -16,6 +16,7 @@ from bokeh_jax.evaluation.report_parts import Picture, Point, figure, line_chart
 
 Scores = Mapping[str, Any]
 TASK_NAMES = {"refocus": "refocus", "add_bokeh": "add bokeh", "deblur": "deblur"}
+ASKED = {"blur": "blur K / width", "focus_change": "change of focus, in disparity"}
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.35rem .8rem;
@@ -42,6 +43,8 @@ class Page:
         scores: of the newest evaluated step, as `suite.summary` makes them.
         metric_lines: lines of the run's metrics.jsonl.
         history: scores by step.
+        against: key of the scores -> what was asked (`blur`, `focus_change`) -> method -> (what was
+            asked, PSNR) of groups of images.
         comparisons: name of another run -> gains of this one over it (`compare`).
         task_pictures: rows of scenes.
         sliders: pairs of pictures of one size.
@@ -53,6 +56,9 @@ class Page:
     scores: Scores
     metric_lines: Sequence[Mapping[str, Any]] = ()
     history: Mapping[int, Scores] = dataclasses.field(default_factory=dict)
+    against: Mapping[str, Mapping[str, Mapping[str, Sequence[Point]]]] = dataclasses.field(
+        default_factory=dict
+    )
     comparisons: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
     task_pictures: Sequence[Picture] = ()
     sliders: Sequence[tuple[Picture, Picture]] = ()
@@ -63,9 +69,11 @@ def _mean(tree: Mapping[str, Any]) -> Mean:
     return Mean(**tree)
 
 
-def _label(key: str) -> str:
-    split, task = key.split("/")
-    return f"{TASK_NAMES[task]}, {split_name(split)}"
+def label(key: str) -> str:
+    """How the questions of a key (`TaskResult.key`) are called in prose."""
+    split, task, *damage = key.split("/")
+    told = f", disparity {damage[0]}" if damage else ""
+    return f"{TASK_NAMES[task]}, {split_name(split)}{told}"
 
 
 def split_name(split: str) -> str:
@@ -76,18 +84,18 @@ def split_name(split: str) -> str:
 def results_table(scores: Scores) -> str:
     """HTML table of `suite.summary`: PSNR of every method, a column a task and split."""
     head = "".join(
-        f"<th>{html.escape(_label(key))}<br>{entry['images']} images</th>"
+        f"<th>{html.escape(label(key))}<br>{entry['images']} images</th>"
         for key, entry in scores.items()
     )
     means = {
-        key: {name: _mean(entry["psnr_db"][name]) for name in METHODS}
+        key: {name: _mean(mean) for name, mean in entry["psnr_db"].items()}
         for key, entry in scores.items()
     }
     best = {key: max(found, key=lambda name: found[name].mean) for key, found in means.items()}
     rows = [f"<tr><th>textures</th>{head}</tr>"]
     for name in METHODS:
         cells = "".join(
-            f"<td{' class=best' if name == best[key] else ''}>{found[name]}</td>"
+            f"<td{' class=best' if name == best[key] else ''}>{found.get(name, '–')}</td>"
             for key, found in means.items()
         )
         rows.append(f"<tr><td>{html.escape(NAMES[name])}</td>{cells}</tr>")
@@ -99,22 +107,23 @@ def _comparisons(page: Page) -> str:
     if not page.comparisons:
         return ""
     columns = list(page.scores)
-    head = "".join(f"<th>{html.escape(_label(key))}</th>" for key in columns)
+    head = "".join(f"<th>{html.escape(label(key))}</th>" for key in columns)
     rows = [f"<tr><th>this run minus</th>{head}</tr>"]
     for other, gains in page.comparisons.items():
         for model in BASELINES:
-            cells = "".join(
-                f"<td>{_mean(gains[key][model])}</td>"
-                if key in gains
-                else "<td>other questions</td>"
-                for key in columns
-            )
-            label = html.escape(f"{other}: {NAMES[model]}")
-            rows.append(f"<tr><td>{label}</td>{cells}</tr>")
+            cells = "".join(f"<td>{_gain(gains.get(key), model)}</td>" for key in columns)
+            name = html.escape(f"{other}: {NAMES[model]}")
+            rows.append(f"<tr><td>{name}</td>{cells}</tr>")
     return (
         "<h2>Other runs</h2><p>Difference in dB on the same questions, image by image.</p>"
         f"<table>{''.join(rows)}</table>"
     )
+
+
+def _gain(gains: Mapping[str, Any] | None, model: str) -> str:
+    if gains is None:
+        return "other questions"
+    return str(_mean(gains[model])) if model in gains else "–"
 
 
 def _progress(history: Mapping[int, Scores]) -> str:
@@ -123,7 +132,7 @@ def _progress(history: Mapping[int, Scores]) -> str:
         return ""
     shown = ("model", "model_known_camera", "lens_blur", "lens_blur_known_camera")
     charts = []
-    for key in next(iter(history.values())):
+    for key, entry in next(iter(history.values())).items():
         series: dict[str, list[Point]] = {
             NAMES[name]: [
                 (step, scores[key]["psnr_db"][name]["mean"])
@@ -131,9 +140,25 @@ def _progress(history: Mapping[int, Scores]) -> str:
                 if key in scores
             ]
             for name in shown
+            if name in entry["psnr_db"]
         }
-        charts.append(line_chart(f"PSNR in dB by step: {_label(key)}", series))
+        charts.append(line_chart(f"PSNR in dB by step: {label(key)}", series))
     return f'<h2>Evaluated steps</h2><div class="row">{"".join(charts)}</div>'
+
+
+def _against(page: Page) -> str:
+    """PSNR against what was asked, a chart a task."""
+    charts = [
+        line_chart(
+            f"PSNR in dB by {ASKED[asked]}: {label(key)}",
+            {NAMES[name]: points for name, points in series.items()},
+        )
+        for key, charts in page.against.items()
+        for asked, series in charts.items()
+    ]
+    if not charts:
+        return ""
+    return f'<h2>Against blur and focus</h2><div class="row">{"".join(charts)}</div>'
 
 
 def verdict(scores: Mapping[str, Any], split: str, model: str) -> str:
@@ -183,6 +208,7 @@ def write_report(path: Path, page: Page) -> None:
         "Disparity and the asked camera are given to all; the reference's own camera to the rows "
         "that say so.</p>"
         f"{results_table(page.scores)}{_comparisons(page)}{_progress(page.history)}"
+        f"{_against(page)}"
         f"<h2>Training</h2>{_curves(page.metric_lines)}"
         f"{sliders}"
         f"<h2>Scenes</h2><p>From left to right: {shown}, truth.</p>"

@@ -119,12 +119,16 @@ def write_photo(path: str | Path, photo: Photo) -> None:
 
 
 def resize(
-    image: Float[np.ndarray, "h w *c"], height_px: int, width_px: int
+    image: Float[np.ndarray, "h w *c"],
+    height_px: int,
+    width_px: int,
+    method: Image.Resampling | None = None,
 ) -> Float[np.ndarray, "h2 w2 *c"]:
-    """Antialiased resize (Pillow's Lanczos for pictures, box-filtered bilinear for one channel)."""
+    """Antialiased resize by Pillow; by default Lanczos for pictures, bilinear for one channel."""
     if image.shape[:2] == (height_px, width_px):
         return image
-    method = Image.Resampling.LANCZOS if image.ndim == 3 else Image.Resampling.BILINEAR
+    if method is None:
+        method = Image.Resampling.LANCZOS if image.ndim == 3 else Image.Resampling.BILINEAR
     planes = image if image.ndim == 3 else image[..., None]
     resized = [
         np.asarray(Image.fromarray(plane).resize((width_px, height_px), method))

@@ -1,17 +1,19 @@
 """Refocus a photograph with a trained checkpoint.
 
-    refocuser = Refocuser.from_checkpoint("runs/demo")
+    refocuser = Refocuser.released()             # or .from_checkpoint("runs/demo")
     result = refocuser(image, focus=(0.4, 0.6), blur=0.08, disparity=disparity)
 
-The network works at the size it was trained at; a larger photograph is resized to about that many
-pixels (its aspect ratio kept, RoPE takes any) and the answer is brought back:
+The network works at the size it was trained at, on tiles of the photograph or on the whole of it:
 
-    with disparity     out = G + up(x̂ − g)    G: the lens blur at full size, g: at working size
-    without            out = up(x̂)
+    'tiles'   out = G + up(x̂ − g)   with disparity; tiles of the trained size, `network_tiles`
+    'whole'   out = G + up(x̂ − g)   with disparity; the photograph resized to about the trained size
+              out = up(x̂)           without (its aspect ratio is kept: RoPE takes any)
 
-With disparity the picture therefore keeps its full resolution, and what the network adds (sharpness
-that was lost, hidden background) comes at the working size. Without, the result is as fine as the
-working size, no finer.
+G is the lens blur at full size, g the same at working size. With disparity the picture therefore
+keeps its full resolution, and what the network adds (sharpness that was lost, hidden background)
+comes at the working size: for tiles the full size, or the largest at which the blur is one that the
+network was trained with. Without disparity the whole is needed to find what is to be sharp, and the
+result is as fine as the working size, no finer.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +31,9 @@ from jaxtyping import Float
 from bokeh_jax import diffusion
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.inference.lens_photo import PhotoSettings, photograph
+from bokeh_jax.inference import network_folder, network_tiles
 from bokeh_jax.inference.photo_file import resize
+from bokeh_jax.inference.request import Request, TakenWith, check_request, radius_bound
 from bokeh_jax.models import Conditions
 from bokeh_jax.models.codec import decode
 from bokeh_jax.objectives import (
@@ -40,26 +43,19 @@ from bokeh_jax.objectives import (
     sample_refocused,
     start_of_flow,
 )
-from bokeh_jax.optics import Aperture, Disc, Lens, srgb_to_linear
-from bokeh_jax.simulation import disparity_at, missing_radius_px
+from bokeh_jax.optics import Lens, srgb_to_linear
+from bokeh_jax.simulation import disparity_at
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.rng import example_keys, step_key
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class TakenWith:
-    """How a photograph was taken, where that is known.
-
-    Attributes:
-        focus: (x, y) in [0, 1], a point that is sharp.
-        blur: K / width; 0 where everything is sharp.
-    """
-
-    focus: tuple[float, float] = (0.5, 0.5)
-    blur: float = 0.0
+Detail = Literal["tiles", "whole"]
+# Tiles a call of the network.
+TILE_BATCH = 16
+# Seed, solver steps and guidance scale; None takes the checkpoint's own.
+_Sampling = tuple[int, int | None, float | None]
+_OnStep = Callable[[int, int], None] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,47 +66,13 @@ class Refocused:
         image: sRGB-encoded [0, 1], the size of the input.
         working_size_px: (height, width) at which the network worked.
         full_resolution: the lens blur acted at the photograph's own size.
+        num_tiles: that the network was asked about; 1 for the whole picture.
     """
 
     image: Float[np.ndarray, "h w 3"]
     working_size_px: tuple[int, int]
     full_resolution: bool
-
-
-def check_request(
-    image: np.ndarray, focus: tuple[float, float], blur: float, disparity: np.ndarray | None
-) -> None:
-    """Refuses what cannot be refocused.
-
-    Raises:
-        InvalidInput: focus outside [0, 1], blur negative or not finite, image or disparity of a
-            wrong shape or with NaN.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or not np.isfinite(image).all():
-        raise InvalidInput(
-            f"image has shape {image.shape}; allowed: finite values [height, width, 3]"
-        )
-    if len(focus) != 2 or not all(0.0 <= value <= 1.0 for value in focus):
-        raise InvalidInput(f"focus is {focus}; allowed: x,y each from 0 (left, top) to 1")
-    if not (math.isfinite(blur) and blur >= 0.0):
-        raise InvalidInput(
-            f"blur is {blur}; allowed: 0 or more, in image widths of blur radius per unit disparity"
-        )
-    if disparity is None:
-        return
-    if disparity.shape != image.shape[:2]:
-        raise InvalidInput(
-            f"disparity has shape {disparity.shape}; allowed: that of the image, {image.shape[:2]}"
-        )
-    if not np.isfinite(disparity).all():
-        raise InvalidInput(
-            "disparity holds NaN or infinite values; allowed: finite values in [0, 1]"
-        )
-    if disparity.min() < 0.0 or disparity.max() > 1.0:
-        raise InvalidInput(
-            f"disparity spans {disparity.min():g} to {disparity.max():g}; allowed: relative values "
-            "in [0, 1], nearer is larger"
-        )
+    num_tiles: int = 1
 
 
 def working_size(height_px: int, width_px: int, size_px: int, patch_px: int) -> tuple[int, int]:
@@ -164,17 +126,24 @@ class Refocuser:
     def from_checkpoint(
         cls, workdir: str | Path, *, step: int | None = None, use_ema: bool = True
     ) -> "Refocuser":
-        """Loads the newest (or the given) checkpoint of a run.
+        """Loads the newest (or the given) checkpoint of a run, or a folder of `network_folder`.
 
         Raises:
             InvalidInput: no checkpoint there, or of another task, or the frozen parameters it was
                 trained with are not where its config says.
         """
+        if network_folder.is_network_folder(Path(workdir)):
+            return cls(*network_folder.read_network(Path(workdir)))
         found = checkpoint.existing_step(workdir, step)
         config = checkpoint.load_config(workdir, found)
         if config.task != "refocus":
             raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: 'refocus'")
         return cls(config, load_network(config, workdir, found, use_ema=use_ema), found)
+
+    @classmethod
+    def released(cls) -> "Refocuser":
+        """The small network that comes with the package; its model card lies beside it."""
+        return cls.from_checkpoint(network_folder.RELEASED)
 
     def __call__(
         self,
@@ -187,6 +156,7 @@ class Refocuser:
         seed: int = 0,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        detail: Detail = "tiles",
         on_step: Callable[[int, int], None] | None = None,
     ) -> Refocused:
         """Refocuses one photograph.
@@ -202,7 +172,10 @@ class Refocuser:
             seed: of the flow's noise.
             num_steps: solver steps; None takes the checkpoint's own.
             guidance_scale: None takes the checkpoint's own.
-            on_step: told (steps done, steps in all) after every solver step.
+            detail: how the network looks at it, see the module's header. Tiles need disparity, a
+                network with the guide, and a photograph no smaller than a tile; else it is 'whole'.
+            on_step: told (steps done, steps in all) after every solver step, or of tiles after
+                every batch of them.
 
         Raises:
             InvalidInput: what `check_request` refuses.
@@ -216,40 +189,85 @@ class Refocuser:
             raise InvalidInput(
                 f"taken_with has blur {taken.blur:g} without disparity; allowed: with it, or blur 0"
             )
-        height_px, width_px, _ = pixels.shape
+        ask = Request(pixels, focus, blur, disparity, taken_with)
+        if detail == "tiles" and disparity is not None and self.config.objective.guide:
+            tile_px = self.config.simulation.size_px
+            scale = network_tiles.working_scale(
+                pixels.shape[:2],
+                max(blur, taken.blur),
+                tile_px=tile_px,
+                blur_fraction_max=self.config.simulation.cameras.blur_fraction_max,
+            )
+            if scale is not None:
+                size = network_tiles.scaled_size(pixels.shape[:2], scale, tile_px)
+                return self._by_tiles(ask, size, (seed, num_steps, guidance_scale), on_step)
+        return self._at_once(ask, (seed, num_steps, guidance_scale), on_step)
+
+    def _at_once(self, ask: Request, sampling: _Sampling, on_step: _OnStep) -> Refocused:
+        """The whole photograph, made about as small as what was trained."""
+        height_px, width_px, _ = ask.pixels.shape
         size = working_size(
             height_px,
             width_px,
             self.config.simulation.size_px,
             self.config.model.patch_size * self.config.codec.downsampling,
         )
-        small = np.clip(resize(pixels, *size), 0.0, 1.0)
-        known = np.zeros(size, np.float32) if disparity is None else disparity.astype(np.float32)
-        # Bilinear resizing of values in [0, 1] may pass the ends by a rounding.
-        small_disparity = np.clip(resize(known, *size), 0.0, 1.0)
+        small, small_disparity = ask.resized(size)
+        taken = ask.taken
         conditions = _conditions(
             srgb_to_linear(jnp.asarray(small[None])),
             jnp.asarray(small_disparity[None]),
-            jnp.full((1,), 0.0 if disparity is None else 1.0),
-            jnp.asarray([focus], jnp.float32),
-            jnp.full((1,), blur * size[1], jnp.float32),
+            jnp.full((1,), 0.0 if ask.disparity is None else 1.0),
+            jnp.asarray([ask.focus], jnp.float32),
+            jnp.full((1,), ask.blur * size[1], jnp.float32),
             jnp.asarray([taken.focus], jnp.float32),
             jnp.full((1,), taken.blur * size[1], jnp.float32),
-            jnp.full((1,), float(taken_with is not None)),
-            max_radius_px=_radius_bound(blur, size[1]),
+            jnp.full((1,), float(ask.taken_with is not None)),
+            max_radius_px=radius_bound(ask.blur, size[1]),
             guide=self.config.objective.guide,
         )
         encoded = self._encoded(self.params, conditions)
-        latents = self._sample(encoded, seed, num_steps, guidance_scale, on_step)
-        sample = self._decoded(self.params, latents)
-        full_resolution = disparity is not None and self.config.objective.guide
-        if disparity is not None and full_resolution:
+        keys = example_keys(step_key(sampling[0], "inference", 0), 1)
+        sample = self._decoded(self.params, self._sample(encoded, keys, sampling, on_step))
+        full_resolution = ask.disparity is not None and self.config.objective.guide
+        if full_resolution:
             correction = np.asarray(sample - conditions.guess)[0] / 2.0
-            answer = lens_blur(pixels, disparity, focus, blur, taken_with=taken_with)
-            answer = answer + resize(correction, height_px, width_px)
+            answer = ask.lens_blur() + resize(correction, height_px, width_px)
         else:
             answer = resize(np.asarray(sample)[0] / 2.0 + 0.5, height_px, width_px)
         return Refocused(np.clip(answer, 0.0, 1.0), size, full_resolution)
+
+    def _by_tiles(
+        self, ask: Request, size: tuple[int, int], sampling: _Sampling, on_step: _OnStep
+    ) -> Refocused:
+        """Tile by tile, at a size at which the blur is one that was trained."""
+        height_px, width_px, _ = ask.pixels.shape
+        blurred = ask.lens_blur()
+        guess = blurred
+        small, small_disparity = ask.resized(size)
+        if size != (height_px, width_px):
+            guess = dataclasses.replace(ask, pixels=small, disparity=small_disparity).lens_blur()
+        at = network_tiles.corners(size, self.config.simulation.size_px)
+        root = step_key(sampling[0], "inference", 0)
+        keys = example_keys(root, -(-len(at) // TILE_BATCH) * TILE_BATCH)
+        corrections = []
+        for start in range(0, len(at), TILE_BATCH):
+            # All batches have one shape; the last is filled up.
+            which = np.minimum(np.arange(start, start + TILE_BATCH), len(at) - 1)
+            batch = network_tiles.conditions(
+                ask, small, small_disparity, guess, at[which], self.config.simulation.size_px
+            )
+            encoded = self._encoded(self.params, batch)
+            latents = self._sample(encoded, keys[start : start + TILE_BATCH], sampling, None)
+            sample = self._decoded(self.params, latents)
+            corrections.append(np.asarray(sample - batch.guess) / 2.0)
+            if on_step is not None:
+                on_step(min(start + TILE_BATCH, len(at)), len(at))
+        tiles = np.concatenate(corrections)[: len(at)]
+        correction = network_tiles.blend(tiles, at, size)
+        if size != (height_px, width_px):
+            correction = resize(correction, height_px, width_px)
+        return Refocused(np.clip(blurred + correction, 0.0, 1.0), size, True, len(at))
 
     @functools.cached_property
     def _encoded(self) -> Callable[[PyTree, Conditions], Conditions]:
@@ -292,15 +310,14 @@ class Refocuser:
     def _sample(
         self,
         conditions: Conditions,
-        seed: int,
-        num_steps: int | None,
-        guidance_scale: float | None,
-        on_step: Callable[[int, int], None] | None,
+        keys: jax.Array,
+        sampling: _Sampling,
+        on_step: _OnStep,
     ) -> jax.Array:
         sampler, objective = self.config.sampler, self.config.objective
+        _, num_steps, guidance_scale = sampling
         total = sampler.num_steps if num_steps is None else num_steps
         scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
-        keys = example_keys(step_key(seed, "inference", 0), 1)
         if on_step is None:
             return self._sampled(self.params, conditions, keys, num_steps=total, scale=scale)
         predictor = make_predictor(
@@ -320,56 +337,5 @@ class Refocuser:
         answer = conditions.reference
         for index, state in enumerate(states, start=1):
             answer = state
-            if on_step is not None:
-                on_step(index, total)
+            on_step(index, total)
         return answer
-
-
-def _radius_bound(blur: float, width_px: int) -> float:
-    """Static bound of the radius: |d − d_f| is at most 1. Rounded up so that few shapes compile."""
-    return float(max(1, math.ceil(blur * width_px)))
-
-
-def lens_blur(
-    pixels: Float[np.ndarray, "h w 3"],
-    disparity: np.ndarray,
-    focus: tuple[float, float],
-    blur: float,
-    *,
-    aperture: Aperture = Disc(),
-    taken_with: TakenWith | None = None,
-) -> Float[np.ndarray, "h w 3"]:
-    """The lens blur of a whole photograph at its own size.
-
-    Args:
-        pixels: sRGB-encoded, [0, 1].
-        disparity: relative [0, 1], [h, w].
-        focus: (x, y) of the point to be sharp.
-        blur: K / width.
-        aperture: shape of the opening.
-        taken_with: of the photograph; only the blur that it lacks is added. None blurs it as if it
-            were sharp everywhere.
-
-    Returns:
-        sRGB-encoded, [0, 1].
-    """
-    width_px = pixels.shape[1]
-    known = jnp.asarray(disparity, jnp.float32)
-
-    def lens_of(focus: tuple[float, float], blur: float) -> Lens:
-        plane = disparity_at(known, jnp.asarray([focus], jnp.float32))[0]
-        return Lens(focus_disparity=plane, blur_px=jnp.float32(blur * width_px))
-
-    lens = lens_of(focus, blur)
-    if taken_with is not None and taken_with.blur:
-        present_px = lens_of(taken_with.focus, taken_with.blur).signed_radius_px(known)
-        # The radius map itself plays the disparity's part: K = 1 px per px, focus at 0.
-        disparity = np.asarray(missing_radius_px(lens.signed_radius_px(known), present_px))
-        lens = Lens(focus_disparity=0.0, blur_px=1.0)
-    return photograph(
-        pixels,
-        disparity,
-        lens,
-        PhotoSettings(aperture=aperture),
-        max_radius_px=_radius_bound(blur, width_px),
-    )

@@ -8,12 +8,12 @@ scale first there, the shift first here.
 Shapes come from diffusers' `transformer_flux.py` (0.42); the tests hold every name against it.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.interop.weight_map import Index, Part
+from bokeh_jax.interop.torch_layers import Pair, linear, vector
+from bokeh_jax.interop.weight_map import Part
 from bokeh_jax.models.config import DiTConfig
 from bokeh_jax.models.dit import TIME_EMBEDDING_DIM
 
@@ -39,7 +39,6 @@ _ROPE_THETA = 10_000.0
 _MLP_RATIO = 4.0
 
 # A parameter's name and one of its parts.
-_Pair = tuple[str, Part]
 
 _STREAMS = {
     "img": ("norm1", ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"), "to_out.0", "ff"),
@@ -78,55 +77,55 @@ def _check_expressible(config: DiTConfig) -> None:
             raise InvalidInput(f"{name} is {value}; allowed: {allowed}, as {CLASS_NAME} has it")
 
 
-def _pairs(config: DiTConfig) -> Iterator[_Pair]:
+def _pairs(config: DiTConfig) -> Iterator[Pair]:
     """All parts of all parameters, in the order of the network."""
     width = config.hidden_dim
     assert config.context_dim is not None
     assert config.pooled_dim is not None
-    yield from _linear("img_in", "x_embedder", config.in_channels, width)
-    yield from _linear("txt_in", "context_embedder", config.context_dim, width)
+    yield from linear("img_in", "x_embedder", config.in_channels, width)
+    yield from linear("txt_in", "context_embedder", config.context_dim, width)
     embedders = [("time_in", "timestep_embedder", TIME_EMBEDDING_DIM)]
     if config.guidance_embed:
         embedders.append(("guidance_in", "guidance_embedder", TIME_EMBEDDING_DIM))
     embedders.append(("vector_in", "text_embedder", config.pooled_dim))
     for ours, theirs, features in embedders:
         module = f"time_text_embed.{theirs}"
-        yield from _linear(f"{ours}/in_layer", f"{module}.linear_1", features, width)
-        yield from _linear(f"{ours}/out_layer", f"{module}.linear_2", width, width)
+        yield from linear(f"{ours}/in_layer", f"{module}.linear_1", features, width)
+        yield from linear(f"{ours}/out_layer", f"{module}.linear_2", width, width)
     for number in range(config.num_double_blocks):
         yield from _double_block(config, number)
     for number in range(config.num_single_blocks):
         yield from _single_block(config, number)
     yield from _last_norm(width)
-    yield from _linear("final_layer/linear", "proj_out", width, config.out_channels)
+    yield from linear("final_layer/linear", "proj_out", width, config.out_channels)
 
 
-def _double_block(config: DiTConfig, number: int) -> Iterator[_Pair]:
+def _double_block(config: DiTConfig, number: int) -> Iterator[Pair]:
     width, mlp, heads = config.hidden_dim, config.mlp_dim, (config.num_heads, config.head_dim)
     block, place = f"transformer_blocks.{number}", (number,)
     for stream, (norm, inward, norms, outward, feed) in _STREAMS.items():
         ours = f"double_blocks/{stream}"
-        yield from _linear(f"{ours}_mod/lin", f"{block}.{norm}.linear", width, 6 * width, place)
+        yield from linear(f"{ours}_mod/lin", f"{block}.{norm}.linear", width, 6 * width, place)
         modules = [f"{block}.attn.{name}" for name in inward]
         yield from _heads_in(f"{ours}_attn/qkv", modules, config, number)
         for name, module in zip(("query_norm", "key_norm"), norms, strict=True):
             leaf = f"{ours}_attn/norm/{name}/scale"
-            yield leaf, _vector(f"{block}.attn.{module}.weight", config.head_dim, place)
-        yield from _linear(f"{ours}_attn/proj", f"{block}.attn.{outward}", heads, width, place)
-        yield from _linear(f"{ours}_mlp/in_layer", f"{block}.{feed}.net.0.proj", width, mlp, place)
-        yield from _linear(f"{ours}_mlp/out_layer", f"{block}.{feed}.net.2", mlp, width, place)
+            yield leaf, vector(f"{block}.attn.{module}.weight", config.head_dim, place)
+        yield from linear(f"{ours}_attn/proj", f"{block}.attn.{outward}", heads, width, place)
+        yield from linear(f"{ours}_mlp/in_layer", f"{block}.{feed}.net.0.proj", width, mlp, place)
+        yield from linear(f"{ours}_mlp/out_layer", f"{block}.{feed}.net.2", mlp, width, place)
 
 
-def _single_block(config: DiTConfig, number: int) -> Iterator[_Pair]:
+def _single_block(config: DiTConfig, number: int) -> Iterator[Pair]:
     width, mlp, heads = config.hidden_dim, config.mlp_dim, (config.num_heads, config.head_dim)
     block, ours, place = f"single_transformer_blocks.{number}", "single_blocks", (number,)
-    yield from _linear(f"{ours}/modulation/lin", f"{block}.norm.linear", width, 3 * width, place)
+    yield from linear(f"{ours}/modulation/lin", f"{block}.norm.linear", width, 3 * width, place)
     modules = [f"{block}.attn.{name}" for name in ("to_q", "to_k", "to_v")]
     yield from _heads_in(f"{ours}/linear1_qkv", modules, config, number)
     for name, module in (("query_norm", "norm_q"), ("key_norm", "norm_k")):
         leaf = f"{ours}/norm/{name}/scale"
-        yield leaf, _vector(f"{block}.attn.{module}.weight", config.head_dim, place)
-    yield from _linear(f"{ours}/linear1_mlp", f"{block}.proj_mlp", width, mlp, place)
+        yield leaf, vector(f"{block}.attn.{module}.weight", config.head_dim, place)
+    yield from linear(f"{ours}/linear1_mlp", f"{block}.proj_mlp", width, mlp, place)
     # One matrix [width, attention + MLP] there.
     last, whole = f"{block}.proj_out.weight", (width, width + mlp)
     attention, hidden = (slice(None), slice(0, width)), (slice(None), slice(width, width + mlp))
@@ -134,11 +133,11 @@ def _single_block(config: DiTConfig, number: int) -> Iterator[_Pair]:
         f"{ours}/linear2_attn/kernel",
         Part(last, (width, *heads), (1, 2, 0), place, attention, whole),
     )
-    yield f"{ours}/linear2_attn/bias", _vector(f"{block}.proj_out.bias", width, place)
+    yield f"{ours}/linear2_attn/bias", vector(f"{block}.proj_out.bias", width, place)
     yield f"{ours}/linear2_mlp/kernel", Part(last, (width, mlp), (1, 0), place, hidden, whole)
 
 
-def _last_norm(width: int) -> Iterator[_Pair]:
+def _last_norm(width: int) -> Iterator[Pair]:
     """Shift and scale are the other way round there."""
     ours, module = "final_layer/adaLN_modulation", "norm_out.linear"
     halves = slice(0, width), slice(width, 2 * width)
@@ -160,45 +159,12 @@ def _last_norm(width: int) -> Iterator[_Pair]:
         )
 
 
-def _heads_in(leaf: str, modules: list[str], config: DiTConfig, number: int) -> Iterator[_Pair]:
+def _heads_in(leaf: str, modules: list[str], config: DiTConfig, number: int) -> Iterator[Pair]:
     """Queries, keys and values of a block: kernel [l, c, 3, h, d], bias [l, 3, h, d]."""
     heads = (config.num_heads, config.head_dim)
     for which, module in enumerate(modules):
         place, bias_place = (number, slice(None), which), (number, which)
-        yield from _linear(leaf, module, config.hidden_dim, heads, place, bias_place)
-
-
-def _linear(
-    leaf: str,
-    module: str,
-    inward: int | tuple[int, ...],
-    outward: int | tuple[int, ...],
-    place: Index = (),
-    bias_place: Index | None = None,
-) -> Iterator[_Pair]:
-    """Torch's [out, in] at this place of our [*in, *out], and the bias."""
-    inward = inward if isinstance(inward, tuple) else (inward,)
-    outward = outward if isinstance(outward, tuple) else (outward,)
-    axes = tuple(range(len(outward) + len(inward)))
-    size_out, size_in = math.prod(outward), math.prod(inward)
-    yield (
-        f"{leaf}/kernel",
-        Part(
-            f"{module}.weight",
-            split=(*outward, *inward),
-            order=(*axes[len(outward) :], *axes[: len(outward)]),
-            place=place,
-            tensor_shape=(size_out, size_in),
-        ),
-    )
-    bias_place = place if bias_place is None else bias_place
-    yield f"{leaf}/bias", _vector(f"{module}.bias", outward, bias_place)
-
-
-def _vector(tensor: str, ends: int | tuple[int, ...], place: Index) -> Part:
-    """A vector, whose channels may lie along several axes of ours."""
-    ends = ends if isinstance(ends, tuple) else (ends,)
-    return Part(tensor, ends, tuple(range(len(ends))), place, (), (math.prod(ends),))
+        yield from linear(leaf, module, config.hidden_dim, heads, place, bias_place)
 
 
 def dit_config_from_diffusers(fields: Mapping[str, Any]) -> DiTConfig:

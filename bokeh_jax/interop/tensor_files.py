@@ -109,10 +109,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InvalidInput: it is missing or not readable.
     """
-    return _read_json(folder / CONFIG_FILE)
+    return read_json(folder / CONFIG_FILE)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file.
+
+    Raises:
+        InvalidInput: it is missing or not readable.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -126,7 +131,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _sharded(index: Path) -> dict[str, TensorInfo]:
     """Headers of all files that an index names."""
-    where = _read_json(index).get("weight_map")
+    where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise InvalidInput(f"{index} has no weight_map; allowed: names of tensors and their files")
     names = sorted(set(where.values()))

@@ -15,7 +15,8 @@ one noise ε shared by the M targets:
 x_multi = Σ_i w_i x_i in pixels is the multi-focus photograph: the in-focus weights w_i blend the
 truths of one aperture into one picture that is sharp in every chosen plane. (5) is the stacking
 constraint of DiffCamera (arXiv 2509.26599); its λ and w(t) are not published and are settings.
-Sharing t and ε over the targets is what makes the blend in (5) one of comparable predictions.
+Sharing t and ε over the targets is what makes the blend in (5) one of comparable predictions;
+`target_noise='separate'` draws an ε of its own for each, at the same t, to see what that is worth.
 
 With an autoencoder, all of these are latents; (5) then comes in three forms (`stacking`).
 
@@ -74,6 +75,7 @@ class ObjectiveConfig:
             Off reproduces the paper.
         flow_source: the far end of the flow.
         source_noise: σ of the noise added to the reference, where that is the source.
+        target_noise: whether the targets of a scene share their noise, or each has its own.
         time: how times are drawn.
         stacking_weight: λ; 0 turns the constraint off.
         stacking_time: w(t), 1 or 1 − t (favours low noise, where predictions are sharp).
@@ -89,6 +91,7 @@ class ObjectiveConfig:
     guide: bool = True
     flow_source: Literal["noise", "reference"] = "noise"
     source_noise: float = 0.1
+    target_noise: Literal["shared", "separate"] = "shared"
     time: diffusion.TimeSampling = dataclasses.field(default_factory=diffusion.TimeSampling)
     stacking_weight: float = 0.5
     stacking_time: Literal["uniform", "low_noise"] = "uniform"
@@ -182,11 +185,17 @@ def psnr_db(mean_square: Float[Array, ""]) -> Float[Array, ""]:
     return 10.0 * jnp.log10(4.0 / jnp.maximum(mean_square, 1e-12))
 
 
-def _shared_draws(
+def _draws(
     keys: Key[Array, " b"], shape: tuple[int, ...], objective: ObjectiveConfig
-) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
-    """Noise and time of every scene, which its targets (`shape` is [b, m, h, w, c]) share."""
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape[2:]))(_stream(keys, 4))
+) -> tuple[Float[Array, "n h w c"], Float[Array, " b"]]:
+    """Noise of every target (`shape` is [b, m, h, w, c], n is b · m) and time of every scene."""
+    count = shape[1]
+    if objective.target_noise == "separate":
+        drawn = jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(_stream(keys, 4))
+        noise = drawn.reshape(-1, *shape[2:])
+    else:
+        drawn = jax.vmap(lambda key: jax.random.normal(key, shape[2:]))(_stream(keys, 4))
+        noise = jnp.repeat(drawn, count, axis=0)
     times = jax.vmap(lambda key: diffusion.sample_time(objective.time, key))(_stream(keys, 5))
     return noise, times
 
@@ -331,13 +340,10 @@ def refocus_loss(
     text_given = _bernoulli(_stream(keys, 8), objective.text_dropout_rate)
     conditions = with_text(conditions, batch, model, text_given)
     count, flat = truths.shape[1], truths.reshape(-1, *truths.shape[2:])
-    noise, times = _shared_draws(keys, truths.shape, objective)
+    noise, times = _draws(keys, truths.shape, objective)
     shared_times = jnp.repeat(times, count)
     source = diffusion.source(
-        objective.flow_source,
-        conditions.reference,
-        jnp.repeat(noise, count, axis=0),
-        objective.source_noise,
+        objective.flow_source, conditions.reference, noise, objective.source_noise
     )
     x_t = diffusion.interpolate(flat, source, shared_times)
     predicted = predict(params, x_t, shared_times, conditions, model=model, objective=objective)

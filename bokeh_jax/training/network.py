@@ -11,6 +11,7 @@ What is frozen has no optimizer state, no average and no place in checkpoints: i
 the step beside the state, and comes again from where it came first (`frozen`).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,6 +52,13 @@ def fresh_network(config: ExperimentConfig) -> Tree:
     return init_network(config, step_key(config.seed, "init", 0))
 
 
+@functools.lru_cache(maxsize=8)
+def abstract_network(config: ExperimentConfig) -> Tree:
+    """Shapes and types of all parameters; kept, as every part of a start asks for them."""
+    return jax.eval_shape(lambda: fresh_network(config))
+
+
+@functools.lru_cache(maxsize=8)
 def network_axes(config: ExperimentConfig) -> Tree:
     """A tree like the network's with a `PartitionSpec` of axis names in each parameter's place."""
     tree: Tree = {}

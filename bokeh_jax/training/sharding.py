@@ -24,7 +24,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from bokeh_jax.config import ExperimentConfig, MeshConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.mesh_axes import BATCH_AXES, MESH_AXES
-from bokeh_jax.training.network import fresh_network, frozen_part, network_axes, trained_part
+from bokeh_jax.training.network import abstract_network, frozen_part, network_axes, trained_part
 from bokeh_jax.training.sharding_rules import RULES
 from bokeh_jax.training.state import TrainState, abstract_state, map_parameters
 
@@ -143,10 +143,9 @@ def placed_state(config: ExperimentConfig, mesh: AnyMesh) -> TrainState:
 
 def placed_frozen(config: ExperimentConfig, mesh: AnyMesh) -> PyTree:
     """Shapes, types and places of the parameters that are not trained; {} where there are none."""
-    abstract = jax.eval_shape(lambda: fresh_network(config))
     return jax.tree.map(
         lambda leaf, names: _placed_by_name(config, mesh, leaf, names),
-        frozen_part(config, abstract),
+        frozen_part(config, abstract_network(config)),
         frozen_part(config, network_axes(config)),
     )
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Integer
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.pytree import pytree_dataclass
-from bokeh_jax.training.network import fresh_network, trained_part
+from bokeh_jax.training.network import abstract_network, fresh_network, trained_part
 
 PyTree = Any
 
@@ -92,7 +92,8 @@ def state_of_params(config: ExperimentConfig, params: PyTree) -> TrainState:
 
 def abstract_state(config: ExperimentConfig) -> TrainState:
     """Shapes and dtypes of the state: the one tree that init, sharding and restore share."""
-    return jax.eval_shape(lambda: create_state(config))
+    params = trained_part(config, abstract_network(config))
+    return jax.eval_shape(lambda params: state_of_params(config, params), params)
 
 
 def map_parameters(

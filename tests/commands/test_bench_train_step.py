@@ -241,8 +241,10 @@ def test_the_peer_is_ended_with_the_bench(monkeypatch, tmp_path):
     assert peer.process.returncode == -9
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not TORCH, reason="needs torch and diffusers")
 def test_torch_beside_ours(capsys, tmp_path):
+    """`make test`: our side alone, and peers that end; FLUX's parity in test_flux_parity.py."""
     path = tmp_path / "figures.json"
     assert main(["bench", "train-step", *SMALLEST, f"--json={path}"]) == 0
     found = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from random_runs import save_run
 
 from bokeh_jax.cli import main
 
@@ -19,6 +20,11 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="session")
 def run_dir(finished):
     return finished.workdir
+
+
+@pytest.fixture(scope="module")
+def guided_run(guided, tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("guided") / "run", guided)
 
 
 @pytest.fixture
@@ -122,13 +128,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, photo, run_dir, argv, 
     assert sorted(photo.rglob("*")) == before
 
 
-def test_refocus_answers_at_the_size_of_the_input(capsys, photo, run_dir):
-    argv = ["refocus", str(photo / "photo.png"), f"--checkpoint={run_dir}"]
+def test_refocus_answers_at_the_size_of_the_input(capsys, photo, guided_run):
+    argv = ["refocus", str(photo / "photo.png"), f"--checkpoint={guided_run}"]
     asked = ["--focus=0.5,0.5", "--blur=0.05"]
     assert main([*argv, *asked, f"--disparity={photo / 'map.png'}"]) == 0
     said = capsys.readouterr().out
-    # 16 px working size in the aspect ratio of 60x40, in whole patches of 4.
-    assert "lens blur at 60x40, the network's correction at 20x12 and enlarged" in said
+    # A blur of 3 px where training had 2.4: tiles of 16 px at 0.8 of the size.
+    assert "lens blur at 60x40, the network's correction at 48x32 in 12 tiles and enlarged" in said
     with Image.open(photo / "photo.refocused.png") as result:
         assert result.size == (60, 40)
     sharp = photo / "sharp.png"

@@ -1,5 +1,6 @@
 """`bokeh-jax render`: its cameras, apertures and animations, and what it refuses."""
 
+import functools
 import shutil
 import subprocess
 
@@ -64,14 +65,21 @@ def expected(folder, lens, aperture, *, disparity="map.png", gain=1.0, threshold
     else:
         values = jnp.asarray(np.load(folder / disparity))
     radius = jax.jit(lambda values: focus_radius_px(values, lens, **focus))(values)
-    bound = float(np.ceil(np.abs(radius).max()))
+    found = picture(
+        light,
+        radius,
+        aperture=aperture,
+        max_radius_px=float(np.ceil(np.abs(radius).max())),
+        gain=gain,
+        threshold=threshold,
+    )
+    return 255 * np.clip(np.asarray(found), 0, 1)
 
-    @jax.jit
-    def picture(light, radius):
-        light = expand_highlights(light, gain, threshold=threshold)
-        return linear_to_srgb(render_radius(light, radius, aperture=aperture, max_radius_px=bound))
 
-    return 255 * np.clip(np.asarray(picture(light, radius)), 0, 1)
+@functools.partial(jax.jit, static_argnames=("aperture", "max_radius_px", "gain", "threshold"))
+def picture(light, radius, *, gain, threshold, **options):
+    light = expand_highlights(light, gain, threshold=threshold)
+    return linear_to_srgb(render_radius(light, radius, **options))
 
 
 def test_options_mean_what_the_library_does(folder):

@@ -26,7 +26,7 @@ from bokeh_jax.evaluation.quality_files import (
     rows_file,
 )
 from bokeh_jax.inference import Refocuser, TakenWith
-from bokeh_jax.inference.refocuser import lens_blur
+from bokeh_jax.inference.request import lens_blur
 from bokeh_jax.models import init_params
 from data_pipeline.layered.textures import load_textures
 

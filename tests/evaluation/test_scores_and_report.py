@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from bokeh_jax.evaluation.methods import BASELINES, METHODS
+from bokeh_jax.evaluation.methods import BASELINES, METHODS, NAMES
 from bokeh_jax.evaluation.metrics import mean_with_interval, psnr_db
 from bokeh_jax.evaluation.report import Page, results_table, verdict, write_report
 from bokeh_jax.evaluation.report_parts import Picture, line_chart, slider
@@ -47,10 +48,44 @@ def test_the_interval_covers_the_mean_in_95_of_100_draws():
 
 
 @pytest.fixture(scope="module")
-def untrained(tiny):
+def told_all_ways(tiny):
     """Scores of start values, whose answer is the lens blur itself."""
     params = jax.jit(lambda: init_params(tiny.model, jax.random.key(0), 16, 16))()
-    return evaluate(tiny, params)
+    told = dataclasses.replace(tiny.evaluation, disparity=("clean", "damaged", "absent"))
+    return evaluate(dataclasses.replace(tiny, evaluation=told), params)
+
+
+@pytest.fixture(scope="module")
+def untrained(told_all_ways):
+    return [result for result in told_all_ways if result.disparity == "clean"]
+
+
+def test_damaged_and_absent_disparity_are_asked_of_the_same_scenes(told_all_ways, untrained):
+    found = {result.key: result for result in told_all_ways}
+    assert len(found) == 3 * len(untrained)
+    for clean in untrained:
+        damaged, absent = (found[f"{clean.key}/{kind}"] for kind in ("damaged", "absent"))
+        # The truth is photographed with the true disparity, whatever is told of it.
+        for result in (damaged, absent):
+            np.testing.assert_array_equal(result.psnr_db["unchanged"], clean.psnr_db["unchanged"])
+            np.testing.assert_array_equal(result.asked["blur"], clean.asked["blur"])
+        assert set(absent.psnr_db) == {"unchanged", "model"}
+        # An untrained network without disparity answers with the photograph.
+        np.testing.assert_allclose(absent.psnr_db["model"], absent.psnr_db["unchanged"], atol=1e-3)
+    hurt = found["eval_heldout/add_bokeh/damaged"].psnr_db["lens_blur"]
+    assert hurt.mean() < found["eval_heldout/add_bokeh"].psnr_db["lens_blur"].mean() - 1.0
+
+
+def test_blends_are_scored_with_the_weights_of_the_constraint(untrained):
+    for result in untrained:
+        assert set(result.stacked_psnr_db) == set(METHODS)
+        focus = result.asked["focus_change"]
+        assert result.asked["blur"].shape == focus.shape == (8,)
+        assert focus.min() >= 0.0
+    # A blend of sharp regions hides what is wrong in the defocused ones.
+    add = next(result for result in untrained if result.task == "add_bokeh")
+    assert add.stacked_psnr_db["lens_blur"].mean() > add.psnr_db["lens_blur"].mean()
+    assert np.ptp(add.asked["blur"]) > 0
 
 
 def test_every_task_is_scored_on_every_split(untrained, tiny):
@@ -108,6 +143,7 @@ def scores_with_gain(gain, half_width):
     entry = {"mean": gain, "half_width": half_width, "count": 9}
     psnr = {name: {"mean": 25.0, "half_width": 0.5, "count": 9} for name in METHODS}
     psnr["model"] = {"mean": 26.0, "half_width": 0.5, "count": 9}
+    del psnr["two_stage"]
     gains = {"model": {"unchanged": entry, "lens_blur": entry}}
     return {"eval_heldout/refocus": {"images": 9, "psnr_db": psnr, "gain_db": gains}}
 
@@ -133,6 +169,7 @@ def test_what_was_not_compared_is_not_shown(tmp_path):
     assert "Other runs" not in text
     assert "by step" not in text
     assert "Before and after" not in text
+    assert "Against blur" not in text
 
 
 def test_the_best_of_every_task_is_bold():
@@ -140,6 +177,12 @@ def test_the_best_of_every_task_is_bold():
     assert [row for row in rows if "class=best" in row] == [
         "<tr><td>model</td><td class=best>26.00 ± 0.50</td></tr>"
     ]
+
+
+def test_a_method_without_an_answer_has_a_dash():
+    rows = re.findall(r"<tr>.*?</tr>", results_table(scores_with_gain(1.0, 0.2)))
+    dashes = [row for row in rows if "<td>–</td>" in row]
+    assert dashes == [f"<tr><td>{NAMES['two_stage']}</td><td>–</td></tr>"]
 
 
 def test_a_slider_of_two_sizes_is_refused():
@@ -174,6 +217,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(tmp_path):
         scores=scores,
         metric_lines=[{"step": 1, "loss": 1.0, "flow_loss": 2.0}, {"step": 2, "flow_loss": 1.0}],
         history={100: scores, 200: scores},
+        against={"eval_heldout/refocus": {"blur": {"model": [(0.02, 31.0), (0.08, 27.0)]}}},
         comparisons={"runs/other": {"eval_heldout/refocus": dict.fromkeys(BASELINES, GAIN)}},
         task_pictures=[Picture("scenes & more", image, pixels=True)],
         sliders=[(photo, Picture("after", 1.0 - image))],
@@ -194,6 +238,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(tmp_path):
             np.testing.assert_allclose(np.asarray(shown) / 255.0, pixels, atol=0.6 / 255)
     assert "runs/other: model" in text
     assert "PSNR in dB by step: refocus, held-out" in text
+    assert "PSNR in dB by blur K / width: refocus, held-out" in text
     assert text.index("2.50 ± 0.10") > text.index("Other runs")
     assert list(tmp_path.iterdir()) == [path]
 

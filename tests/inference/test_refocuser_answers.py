@@ -6,7 +6,8 @@ from random_runs import perturbed
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference import Refocuser, TakenWith
 from bokeh_jax.inference.photo_file import resize
-from bokeh_jax.inference.refocuser import lens_blur, working_size
+from bokeh_jax.inference.refocuser import working_size
+from bokeh_jax.inference.request import lens_blur
 from bokeh_jax.models import init_params
 
 
@@ -70,7 +71,13 @@ def test_a_camera_that_cannot_have_been_is_refused(untrained, scene, taken, said
 def test_all_steps_in_one_program_answer_as_step_by_step(tiny, scene):
     params = jax.jit(lambda: init_params(tiny.model, jax.random.key(0), 16, 16))()
     network = Refocuser(tiny, jax.device_put(perturbed(params, 1)), step=0)
-    asked = {"focus": (0.9, 0.5), "blur": 0.1, "disparity": scene[1], "num_steps": 3}
+    asked = {
+        "focus": (0.9, 0.5),
+        "blur": 0.1,
+        "disparity": scene[1],
+        "num_steps": 3,
+        "detail": "whole",
+    }
     told = []
     shown = network(scene[0], **asked, on_step=lambda done, total: told.append(done))
     assert told == [1, 2, 3]
@@ -108,6 +115,7 @@ def test_steps_are_reported(untrained, scene):
         disparity=disparity,
         num_steps=3,
         guidance_scale=2.0,
+        detail="whole",
         on_step=lambda done, total: told.append((done, total)),
     )
     assert told == [(1, 3), (2, 3), (3, 3)]

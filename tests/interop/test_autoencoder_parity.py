@@ -110,7 +110,13 @@ def imported(config: AutoencoderConfig, tensors) -> dict[str, Any]:
     return params
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+# `make test`: FLUX's. What the others lack or have more of is in the tests of names and configs.
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name == "flux" else pytest.param(name, marks=pytest.mark.long) for name in CASES
+    ],
+)
 def case(request) -> Case:
     config, (batch, height, width) = CASES[request.param]
     theirs = random_model(config)

@@ -206,7 +206,9 @@ def test_a_lora_of_peft_gives_the_same_output(case, tmp_path, inputs, base, star
             assert ("other" in name) == np.array_equal(leaf, leaves_by_name(start)[name]), name
 
 
+@pytest.mark.long
 def test_gradients_are_those_of_peft(tmp_path, inputs, base, start):
+    """`make test`: outputs, above; gradients of the network without adapters, test_flux_parity."""
     model = adapted(peft.LoraConfig(r=4, lora_alpha=6, target_modules=ALL_TARGETS))
     save_diffusers(model, tmp_path)
     output = inputs.call(model)

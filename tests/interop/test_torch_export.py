@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from random_runs import save_run
-from tiny_experiment import TINY
+from tiny_experiment import GUIDED
 
 from bokeh_jax import config as config_lib
 from bokeh_jax import diffusion, models
@@ -126,7 +126,7 @@ def exported(folder, workdir, config, grid):
 def pixels(tmp_path_factory):
     """'channels', samples with a guide, from the reference, guided."""
     config = config_lib.resolve(
-        TINY | {"sampler": {"num_steps": 2, "guidance_scale": 1.7, "method": "euler"}}
+        GUIDED | {"sampler": {"num_steps": 2, "guidance_scale": 1.7, "method": "euler"}}
     )
     folder = tmp_path_factory.mktemp("pixels")
     return exported(folder, save_run(folder / "run", config), config, (8, 20))

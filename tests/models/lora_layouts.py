@@ -1,6 +1,6 @@
-"""Loss and adapters' gradients on eight virtual devices, in three layouts: a process of its own.
+"""Loss and adapters' gradients on eight virtual devices, in layouts: a process of its own.
 
-    python lora_layouts.py OUT
+    python lora_layouts.py OUT LAYOUT...
 
 Writes OUT/<layout>.npz and prints one line of JSON: where every adapter lies in each.
 """
@@ -66,18 +66,19 @@ def loss_and_gradients(trained, frozen, given):
         return jax.value_and_grad(loss)(trained)
 
 
-def main(out):
+def main(out, *names):
     boxed = jax.eval_shape(partial(DiT(CONFIG).init, jax.random.key(0)), **arguments())["params"]
-    shapes, names = nn.unbox(boxed), nn.get_partition_spec(boxed)
+    shapes, axes = nn.unbox(boxed), nn.get_partition_spec(boxed)
     params = random_params(shapes)
     places = {}
-    for name, sizes in LAYOUTS.items():
+    for name in names:
+        sizes = LAYOUTS[name]
         config = MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True)))
         mesh = sharding.make_mesh(config, jax.devices()[: int(np.prod(sizes))])
         where = jax.tree.map(
-            lambda leaf, axes, mesh=mesh: sharding.leaf_sharding(mesh, leaf, tuple(axes), 0),
+            lambda leaf, own, mesh=mesh: sharding.leaf_sharding(mesh, leaf, tuple(own), 0),
             shapes,
-            names,
+            axes,
         )
         with jax.set_mesh(mesh):
             frozen, trained = lora.split_trainable(jax.device_put(params, where))

@@ -82,7 +82,14 @@ def random_params(config: RefocusConfig):
     return drawn(shapes, seed=1, scale=0.3)
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+# `make test`: single blocks without double ones, those of the configuration with both.
+ALL = [
+    pytest.param(name, marks=pytest.mark.long) if name == "single blocks" else name
+    for name in CONFIGS
+]
+
+
+@pytest.fixture(scope="module", params=ALL)
 def model(request):
     config = CONFIGS[request.param]
     make_cache = jax.jit(partial(condition_cache, config, random_params(config)))

@@ -273,7 +273,9 @@ def adapter_gradients(config, frozen, trained):
     return leaves_by_name(jax.jit(jax.grad(loss))(trained))
 
 
+@pytest.mark.long
 def test_rematerialised_gradients_are_the_same(params):
+    """`make test`: test_dit.py without adapters, and below what is computed again with them."""
     frozen, trained = lora.split_trainable(params)
     expected = adapter_gradients(CONFIG, frozen, trained)
     found = adapter_gradients(replace(CONFIG, remat="dots"), frozen, trained)
@@ -350,16 +352,14 @@ def test_flux_at_rank_128():
     assert whole - lora.num_adapter_parameters(tree) == 11_901_408_320
 
 
-@pytest.fixture(scope="module")
-def layouts(tmp_path_factory):
-    """Losses, gradients and places of every layout, from one process with eight devices."""
-    out = tmp_path_factory.mktemp("layouts")
+def computed(out, *names):
+    """Losses, gradients and places of layouts, from one process with eight devices."""
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(TESTS.parent),
     }
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "lora_layouts.py"), str(out)],
+        [sys.executable, str(Path(__file__).parent / "lora_layouts.py"), str(out), *names],
         env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -367,15 +367,29 @@ def layouts(tmp_path_factory):
     return {name: (dict(np.load(out / f"{name}.npz")), places[name]) for name in places}
 
 
-def test_every_layout_computes_what_one_device_does(layouts):
-    one = layouts["one"][0]
-    for name in ("fsdp", "mixed"):
-        found = layouts[name][0]
-        assert one.keys() == found.keys()
-        for key, expected in one.items():
-            close = 2e-5 * np.abs(expected).max()
-            assert close > 0, key
-            np.testing.assert_allclose(found[key], expected, rtol=0, atol=close, err_msg=key)
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """One device, and a mesh cut along all three axes at once."""
+    return computed(tmp_path_factory.mktemp("layouts"), "one", "mixed")
+
+
+def assert_same(layouts, name):
+    one, found = layouts["one"][0], layouts[name][0]
+    assert one.keys() == found.keys()
+    for key, expected in one.items():
+        close = 2e-5 * np.abs(expected).max()
+        assert close > 0, key
+        np.testing.assert_allclose(found[key], expected, rtol=0, atol=close, err_msg=key)
+
+
+def test_a_mesh_cut_along_all_axes_computes_what_one_device_does(layouts):
+    assert_same(layouts, "mixed")
+
+
+@pytest.mark.long
+def test_parameters_cut_eight_times_give_what_one_device_does(tmp_path):
+    """`make test` has them cut along all axes at once."""
+    assert_same(computed(tmp_path, "one", "fsdp"), "fsdp")
 
 
 def test_adapters_lie_as_their_kernels_do(layouts):

@@ -124,7 +124,6 @@ def test_measured_scale_makes_latents_of_unit_order():
     assert abs(float(jnp.std(latents)) - 1) < 1e-5
 
 
-@pytest.mark.optimised
 def test_a_tiny_one_learns_two_images():
     """The whole way: sampled latents, all three terms, gradients of every parameter."""
     images, objective = edges(), AutoencoderObjectiveConfig()
@@ -148,7 +147,7 @@ def test_a_tiny_one_learns_two_images():
     assert np.mean(history[-10:]) > 22
     # The prior is weak: samples are kept near their means by the reconstruction.
     assert parts["posterior_std"] < 0.5 * parts["latent_std"]
-    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), params, trained)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), params, trained)
     assert min(jax.tree.leaves(moved)) > 0
 
 

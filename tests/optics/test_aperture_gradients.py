@@ -77,7 +77,7 @@ def test_kernels_and_their_slopes_are_those_of_constants(name):
             traced = kernels(make(parameter))
             return jnp.sum(probe * traced), traced
 
-        (_, traced), slope = jax.value_and_grad(seen, has_aux=True)(value)
+        (_, traced), slope = jax.jit(jax.value_and_grad(seen, has_aux=True))(value)
         # Solving for coarse kernels makes rounding up to 1e7 times larger.
         np.testing.assert_allclose(traced, known, rtol=0, atol=1e-9 * known.max())
         # Nodes that a slab lacks are zeros.
@@ -166,7 +166,7 @@ def test_the_slope_at_a_kink_is_the_mean_of_both_sides():
     def seen(squeeze):
         return (probe * interpolating_kernel(Squeezed(Disc(), squeeze), -3.3, 5)).sum()
 
-    slope = jax.grad(seen)(1.0)
+    slope = jax.jit(jax.grad(seen))(1.0)
     np.testing.assert_allclose(slope, central_difference(seen, 1.0, 1e-4), rtol=1e-2)
 
 
@@ -195,7 +195,11 @@ def scene():
     return image, radius, target
 
 
-@pytest.mark.parametrize(("is_x64", "step", "tolerance"), [(True, 1e-6, 1e-4), (False, 1e-2, 1e-2)])
+@pytest.mark.parametrize(
+    ("is_x64", "step", "tolerance"),
+    # `make test`: the program in float32, which the tests below have in common.
+    [pytest.param(True, 1e-6, 1e-4, marks=pytest.mark.long), (False, 1e-2, 1e-2)],
+)
 def test_slopes_of_the_renderer_are_central_differences(is_x64, step, tolerance):
     values = [0.37, 0.4, 0.57]
     with jax.enable_x64(is_x64):
@@ -236,7 +240,7 @@ def test_descent_finds_the_blades_of_a_blurred_light():
     np.testing.assert_allclose(found, [0.5, 0.4], rtol=0.01)
 
 
-@pytest.mark.parametrize("blades", [5, 6])
+@pytest.mark.parametrize("blades", [5, pytest.param(6, marks=pytest.mark.long)])
 def test_layers_have_slopes_too(blades):
     """Of odd blades both sides of the focus are blurred apart, whatever the roundness."""
     random = np.random.default_rng(7)

@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bokeh_jax.optics import (
-    Lens,
-    Polygon,
-    all_in_focus,
-    focal_stack,
-    in_focus_weights,
-    render_defocus,
-    stack,
+from bokeh_jax import optics
+from bokeh_jax.optics import Lens, Polygon, all_in_focus, in_focus_weights, stack
+
+# Operation by operation they would take several times as long.
+focal_stack, render_defocus = (
+    jax.jit(function, static_argnames=("aperture", "max_radius_px"))
+    for function in (optics.focal_stack, optics.render_defocus)
 )
 
 

@@ -1,7 +1,8 @@
 """Beyond the traced focus settings: other radii, a third layer, lights, and a camera to be found.
 
 Truth at radii and with layers that nobody traced is `render_layers`, which is within 72 dB of
-traced rays where one layer at most is out of focus.
+traced rays where one layer at most is out of focus. `make test` has small traced scenes
+(test_ray_traced_scenes.py).
 """
 
 import jax
@@ -21,6 +22,7 @@ from test_lens_blur_truth import (
 from bokeh_jax.optics import Lens, composite_layers, render_defocus, visible_disparity
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.optimised,
     pytest.mark.skipif(
         not FOLDER.is_dir(), reason=f"no ray-traced truth in {FOLDER.parent.name}/{FOLDER.name}"

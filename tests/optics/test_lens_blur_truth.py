@@ -1,4 +1,7 @@
-"""Against ray-traced photographs of 512 x 512 pixels, where their folder is at hand."""
+"""Against ray-traced photographs of 512 x 512 pixels, where their folder is at hand.
+
+`make test` has small scenes that are traced there and then (test_ray_traced_scenes.py).
+"""
 
 from pathlib import Path
 
@@ -21,6 +24,7 @@ TWO_LAYERS = ("two_layer_blob", "two_layer_star", "two_layer_thin")
 MAX_RADIUS_PX = 20.0
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.optimised,
     pytest.mark.skipif(
         not FOLDER.is_dir(), reason=f"no ray-traced truth in {FOLDER.parent.name}/{FOLDER.name}"

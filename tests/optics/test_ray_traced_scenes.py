@@ -1,5 +1,7 @@
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,10 +51,12 @@ FLAT = np.float32([[0, 0, 1], [0, 0, 0]])
 SLANTED = np.float32([[0.004, -0.006, 0.9], [0.003, 0.008, 0.1]])
 
 
-def rendered(layers, planes, lens, **options):
-    return render_layers(
-        jnp.asarray(layers), jnp.asarray(planes), lens, margin_px=MARGIN, **options
-    )
+# One program for all lenses and surfaces.
+rendered = functools.partial(
+    jax.jit(render_layers, static_argnames=("aperture", "max_radius_px", "margin_px")),
+    margin_px=MARGIN,
+)
+refocused = jax.jit(render_defocus, static_argnames=("aperture", "max_radius_px"))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +107,6 @@ def test_a_photograph_with_depth_matches_traced_rays(aperture, focus, least_deci
     truth = trace(layers, FLAT, focus, 6.0, points, MARGIN)
     image = composite_layers(jnp.asarray(layers), margin_px=MARGIN)
     disparity = visible_disparity(jnp.asarray(layers[..., 3]), jnp.asarray(FLAT), margin_px=MARGIN)
-    picture = render_defocus(
-        image, disparity, Lens(focus, 6.0), aperture=aperture, max_radius_px=6.0
-    )
+    picture = refocused(image, disparity, Lens(focus, 6.0), aperture=aperture, max_radius_px=6.0)
     inner = slice(6, -6)
     assert decibel(picture[inner, inner], truth[inner, inner]) > least_decibel

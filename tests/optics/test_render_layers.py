@@ -156,7 +156,11 @@ def test_a_batch_is_its_examples_and_one_lens_may_serve_all():
         )
 
 
-@pytest.mark.parametrize("margin_px", [0, 2, 4, 5])
+# `make test`: less than the radius and more.
+@pytest.mark.parametrize(
+    "margin_px",
+    [pytest.param(0, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long), 5],
+)
 def test_stored_margins_serve_first_and_edges_continue_after(margin_px):
     layers, planes = random_layers(6)
     core = layers[:, MARGIN:-MARGIN, MARGIN:-MARGIN]

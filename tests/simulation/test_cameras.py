@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bokeh_jax.simulation import CameraConfig, disparity_at, sample_cameras
+from bokeh_jax import simulation
+from bokeh_jax.simulation import CameraConfig, disparity_at
 
 WIDTH_PX = 20
+sample_cameras = jax.jit(simulation.sample_cameras, static_argnums=2)
 
 
 def draw(config: CameraConfig, count: int = 400):

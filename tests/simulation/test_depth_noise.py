@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bokeh_jax.simulation import DepthNoiseConfig, damage_disparity
+from bokeh_jax import simulation
+from bokeh_jax.simulation import DepthNoiseConfig
 from bokeh_jax.simulation.depth_noise import _soft, _with_holes, _wrong_curve, _wrong_outlines
 
+damage_disparity = jax.jit(simulation.damage_disparity, static_argnums=2)
 NOTHING = DepthNoiseConfig(
     rate=1.0,
     gamma=0.0,
@@ -39,7 +41,7 @@ def test_without_any_damage_disparity_is_the_truth(disparity):
     batch = jnp.stack([disparity] * 3)
     np.testing.assert_array_equal(damage_disparity(batch, keys(3), NOTHING), batch)
     never = DepthNoiseConfig(rate=0.0)
-    assert damage_disparity(batch, keys(3), never) is batch
+    assert simulation.damage_disparity(batch, keys(3), never) is batch
 
 
 def test_a_share_of_the_scenes_is_damaged_and_stays_in_range(disparity):

@@ -1,6 +1,6 @@
-"""One update on eight virtual devices, in every layout of the mesh: a process of its own.
+"""One update on eight virtual devices, in layouts of the mesh: a process of its own.
 
-    python layouts.py DATASET OUT
+    python layouts.py DATASET OUT GUIDE LAYOUT...
 
 Writes OUT/<layout>.npz: loss, every gradient, the first example's noise and the global batch, and
 prints one JSON line a layout with where parameters lie.
@@ -34,11 +34,12 @@ LAYOUTS = {
 BATCH = 8
 
 
-def config_of(dataset, layout):
+def config_of(dataset, guide, layout):
     data, fsdp, tensor, parts = layout
     return config_lib.resolve(
         TINY
         | {
+            "objective": TINY["objective"] | {"guide": guide == "guide"},
             "data": {"path": dataset},
             "mesh": {"data": data, "fsdp": fsdp, "tensor": tensor, "min_sharded_bytes": 0},
             "training": TINY["training"]
@@ -89,12 +90,13 @@ def gradients(config, mesh, batch):
     return state, compute(state, batch)
 
 
-def main(dataset, out):
+def main(dataset, out, guide, *names):
     loader = make_loader(LoaderConfig(Path(dataset), global_batch_size=BATCH))
     host_batch = next(loader)
     loader.close()
-    for name, layout in LAYOUTS.items():
-        config = config_of(dataset, layout)
+    for name in names:
+        layout = LAYOUTS[name]
+        config = config_of(dataset, guide, layout)
         count = layout[0] * layout[1] * layout[2]
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:count])
         sharding.check_fits(config, mesh)

@@ -227,7 +227,9 @@ def test_photographs_are_refocused_through_the_codec(latent_run):
     assert np.abs(far.image - near.image).max() > 1e-4
 
 
+@pytest.mark.long
 def test_a_run_on_latents_is_evaluated_in_pixels(latent_run, latent_config):
+    """`make test`: the same network's pictures, above; evaluation of runs in tests/evaluation."""
     workdir, _ = latent_run
     found = evaluate(latent_config, load_network(latent_config, workdir, 4))
     assert found[0].pictures.shape[2:] == (16, 16, 3)

@@ -1,24 +1,46 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
 from bokeh_jax.evaluation.suite import evaluate
 from bokeh_jax.training.train import train
+from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 from data_pipeline.builder import build
 from data_pipeline.layered import LayeredSource
 
 
+def test_the_loss_falls(tiny, tmp_path):
+    """The tiny network, with ever new cameras: it answers better than with nothing at all."""
+    config = resolve(
+        json.loads(config_lib.to_json(tiny)),
+        [
+            "optimizer.peak_learning_rate=1e-2",
+            "optimizer.warmup_steps=5",
+            "training.num_steps=60",
+            "training.checkpoint_every_steps=60",
+        ],
+    )
+    train(config, tmp_path, visible=False)
+    losses = [line["flow_loss"] for line in read_metrics(tmp_path / METRICS_FILE)]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+@pytest.mark.long
 @pytest.mark.optimised
-def test_eight_scenes_are_overfitted_past_both_baselines(tiny, tmp_path):
+def test_eight_scenes_are_overfitted_past_both_baselines(guided, tmp_path):
     """Refocusing of 8 scenes with ever new cameras: the network must come to know what the lens
-    blur cannot, what the reference's own blur has hidden."""
+    blur cannot, what the reference's own blur has hidden.
+
+    `make test`: that a loss falls, above.
+    """
     path = tmp_path / "eight"
     build(LayeredSource(size_px=26, seed=9, max_layers=2), path, counts={"train": 8}, num_workers=0)
     config = resolve(
-        json.loads(config_lib.to_json(tiny)),
+        json.loads(config_lib.to_json(guided)),
         [
             f"data.path={path}",
             "model.hidden_dim=96",

@@ -102,11 +102,18 @@ def test_scores_of_all_shapes_stand_in_one_result():
     random = np.random.default_rng(0)
     groups = [
         {name: random.random((count, 2, *frame, 3)) for name in SHOWN}
+        | {"weights": np.full((count, 2, *frame), 0.5)}
+        | {name: random.random(count) for name in ("blur", "focus_change")}
         for count, frame in ((3, (8, 8)), (5, (6, 12)))
     ]
-    result = _score("train", "refocus", groups)
+    result = _score("train", "refocus", "clean", groups)
     first, second = (psnr_db(g["model"][:, 0], g["truth"][:, 0]) for g in groups)
     np.testing.assert_array_equal(result.psnr_db["model"], np.concatenate([first, second]))
+    blends = (psnr_db(g["model"].mean(axis=1), g["truth"].mean(axis=1)) for g in groups)
+    np.testing.assert_allclose(result.stacked_psnr_db["model"], np.concatenate([*blends]))
+    np.testing.assert_array_equal(
+        result.asked["blur"], np.concatenate([group["blur"] for group in groups])
+    )
     assert result.pictures.shape == (3, len(SHOWN), 8, 8, 3)
 
 

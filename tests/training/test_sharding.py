@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import MeshConfig, resolve
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import overview, sharding
 from bokeh_jax.training.state import abstract_state, make_optimizer
 from bokeh_jax.training.step import mean_over_parts
@@ -22,16 +23,18 @@ from bokeh_jax.training.step import mean_over_parts
 TESTS = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def layouts(dataset, tmp_path_factory):
-    """Arrays and places of every layout, from one process with eight devices."""
-    out = tmp_path_factory.mktemp("layouts")
+def computed(dataset, out, *arguments):
+    """Arrays and places of layouts, from one process with eight devices."""
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     }
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "layouts.py"), str(dataset), str(out)],
+        [
+            sys.executable,
+            str(Path(__file__).parent / "layouts.py"),
+            *(str(dataset), str(out), *arguments),
+        ],
         env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -39,8 +42,25 @@ def layouts(dataset, tmp_path_factory):
     return {name: (dict(np.load(out / f"{name}.npz")), places[name]) for name in places}
 
 
-@pytest.mark.parametrize("name", ["data", "fsdp", "mixed"])
-def test_every_layout_computes_what_one_device_does(layouts, name):
+@pytest.fixture(scope="module")
+def layouts(dataset, tmp_path_factory):
+    """One device, and a mesh cut along all three axes at once with two parts accumulated."""
+    return computed(dataset, tmp_path_factory.mktemp("layouts"), "plain", "one", "mixed")
+
+
+def test_a_mesh_cut_along_all_axes_computes_what_one_device_does(layouts):
+    assert_same(layouts, "mixed")
+
+
+@pytest.mark.long
+def test_every_layout_computes_what_one_device_does(dataset, tmp_path):
+    """Along one axis at a time, with the guide; `make test` has all three without."""
+    found = computed(dataset, tmp_path, "guide", "one", "data", "fsdp")
+    for name in ("data", "fsdp"):
+        assert_same(found, name)
+
+
+def assert_same(layouts, name):
     one, found = layouts["one"][0], layouts[name][0]
     assert one.keys() == found.keys()
     for key, expected in one.items():
@@ -60,16 +80,22 @@ def test_every_layout_computes_what_one_device_does(layouts, name):
     assert len(largest) == 54
 
 
-def test_parameters_lie_as_the_rules_say(layouts):
-    where = {name: entry["where"] for name, (_, entry) in layouts.items()}
+def test_parameters_lie_as_the_rules_say(layouts, tiny):
     qkv, out = "dit/single_blocks/linear1_qkv/kernel", "dit/single_blocks/linear2_mlp/kernel"
-    assert where["fsdp"][qkv] == str(PartitionSpec(None, "fsdp", None, None, None))
-    assert where["mixed"][qkv] == str(PartitionSpec(None, "fsdp", None, "tensor", None))
-    assert where["mixed"][out] == str(PartitionSpec(None, "tensor", "fsdp"))
-    assert where["mixed"]["dit/double_blocks/txt_mod/lin/kernel"] == str(
+    mixed = layouts["mixed"][1]["where"]
+    assert mixed[qkv] == str(PartitionSpec(None, "fsdp", None, "tensor", None))
+    assert mixed[out] == str(PartitionSpec(None, "tensor", "fsdp"))
+    assert mixed["dit/double_blocks/txt_mod/lin/kernel"] == str(
         PartitionSpec(None, "fsdp", "tensor")
     )
-    assert where["data"][qkv] == str(PartitionSpec(None, None, None, None, None))
+    cut = resolve(json.loads(config_lib.to_json(tiny)), ["mesh.min_sharded_bytes=0"])
+    for sizes, expected in (
+        ((2, 2, 2), (None, "fsdp", None, "tensor", None)),
+        ((1, 8, 1), (None, "fsdp", None, None, None)),
+        ((8, 1, 1), (None,) * 5),
+    ):
+        params = leaves_by_name(sharding.placed_state(cut, mesh_of(*sizes)).params)
+        assert params[qkv].sharding.spec == PartitionSpec(*expected)
 
 
 def mesh_of(*sizes):
