@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _LOGGERS = ("absl", None)  # None: the root, which its JSON reader uses
 _MAX_REASON_CHARACTERS = 240
 _LATE_ARRIVALS_SECONDS = 0.2
+_LEFT_READS_SECONDS = 5.0
 # TensorStore names the system's error, or one of these.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 _STATUS = re.compile(
@@ -46,13 +48,34 @@ def _none(_record: logging.LogRecord) -> bool:
     return False
 
 
+def _is_read_of_orbax(thing: Any) -> bool:
+    return isinstance(thing, types.CoroutineType) and "orbax" in thing.cr_code.co_filename
+
+
+def _wait_for_left_reads() -> None:
+    """Collects the reads that a failed one left behind; they end some time after it."""
+    deadline = time.monotonic() + _LEFT_READS_SECONDS
+    time.sleep(_LATE_ARRIVALS_SECONDS)
+    while True:
+        gc.collect()
+        left = any(_is_read_of_orbax(thing) for thing in gc.get_objects())
+        if not left or time.monotonic() > deadline:
+            return
+        time.sleep(_LATE_ARRIVALS_SECONDS)
+
+
 @contextlib.contextmanager
 def _no_late_messages() -> Iterator[None]:
-    """Keeps to itself what arrives at an event loop that is closed, and what is never awaited."""
+    """Keeps to itself what arrives at an event loop that is closed, and what is never awaited.
+
+    A read that is given up in its middle is told so by `GeneratorExit`, which Orbax turns into an
+    exception of its own.
+    """
     before, loops = sys.unraisablehook, logging.getLogger("asyncio")
 
     def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        late = "Event loop is closed" in str(unraisable.exc_value)
+        if not late and not _is_read_of_orbax(unraisable.object):
             before(unraisable)
 
     with warnings.catch_warnings():
@@ -82,8 +105,7 @@ def attempt(read: Callable[[], T]) -> tuple[T | None, str | None]:
         except Exception as error:
             problem = reading_reason(error)
         # Here the exception is gone, and with it what keeps the tasks alive.
-        time.sleep(_LATE_ARRIVALS_SECONDS)
-        gc.collect()
+        _wait_for_left_reads()
         return None, problem
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.leaf_names import leaves_by_name
-from bokeh_jax.training import checkpoint, hosts, sharding
+from bokeh_jax.training import checkpoint, hosts, sharding, storage
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint, record_from_json
 from bokeh_jax.training.checksums import checksums
 from bokeh_jax.training.train import train
@@ -220,3 +221,34 @@ def test_steps_of_an_object_store_are_listed_where_they_lie():
     with testing.mock_epath(isdir=isdir):
         assert checkpoint.steps("gs://bucket/run") == []
     assert asked == ["gs://bucket/run/checkpoints"]
+
+
+_READ = """
+import types
+
+@types.coroutine
+def wait():
+    yield
+
+async def read():
+    try:
+        await wait()
+    except BaseException as error:
+        raise Exception("given up") from error
+"""
+
+
+@pytest.mark.parametrize(("folder", "said"), [("orbax", []), ("ours", ["given up"])])
+def test_only_a_read_of_orbax_is_given_up_in_silence(monkeypatch, folder, said):
+    names = {}
+    exec(compile(_READ, f"/{folder}/reading.py", "exec"), names)
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda met: heard.append(str(met.exc_value)))
+
+    def read():
+        started = names["read"]()
+        started.send(None)
+        raise OSError("no such array")
+
+    assert storage.attempt(read) == (None, "no such array")
+    assert heard == said
