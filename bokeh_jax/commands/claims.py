@@ -34,6 +34,8 @@ def bench_claims(arguments: argparse.Namespace, overrides: Sequence[str]) -> int
         InvalidInput: a name or number that is not allowed, or a run or evaluation that failed.
     """
     arms = _arms(arguments.arms)
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise InvalidInput(f"--seeds is {arguments.seeds}; allowed: 1 or more")
     for name in ("fork_steps", "fresh_steps"):
         if getattr(arguments, name) <= 10:
             option = name.replace("_", "-")
@@ -42,13 +44,13 @@ def bench_claims(arguments: argparse.Namespace, overrides: Sequence[str]) -> int
     base = arguments.out / BASE
     common = (f"--config={arguments.config}", *(f"--config.{change}" for change in overrides))
     _train(base, config.training.num_steps, common)
-    for arm, seed in _runs(arms):
+    for arm, seed in _runs(arms, arguments.seeds):
         workdir = arguments.out / f"{arm.name}-{seed}"
         steps = arguments.fork_steps if arm.forks else arguments.fresh_steps
         _train(workdir, steps, (*common, *_changes(arm, seed, steps, config, base)))
         _evaluate(workdir, claims.ALL_DISPARITIES, *same_questions(arm, config))
         _write(arguments.out)
-    if arguments.arms is None:
+    if arguments.arms is None or arguments.samplers_of is not None:
         sampled = arguments.out / (arguments.samplers_of or BASE)
         for num_steps, guidance_scale in claims.SAMPLERS:
             _evaluate(
@@ -72,9 +74,10 @@ def _arms(names: str | None) -> list[Arm]:
     return [known[name] for name in asked]
 
 
-def _runs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
-    """First seeds first, so that every arm has a run early."""
-    for seed in range(max(arm.seeds for arm in arms)):
+def _runs(arms: Sequence[Arm], most: int | None) -> Iterator[tuple[Arm, int]]:
+    """First seeds first, so that every arm has a run early; at most so many of each."""
+    seeds = max(arm.seeds for arm in arms)
+    for seed in range(seeds if most is None else min(most, seeds)):
         for arm in arms:
             if seed < arm.seeds:
                 yield arm, seed

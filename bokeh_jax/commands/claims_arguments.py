@@ -33,7 +33,11 @@ def add_claims_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--arms", metavar="NAME,...", help="only these; default: all")
     parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of an arm at most; default: 1 to 3, by claim"
+    )
+    parser.add_argument(
         "--samplers-of",
         metavar="RUN",
-        help="the run of claim 5, a folder of OUT, such as stacking-0; default: the common run",
+        help="the run of claim 5, a folder of OUT, such as stacking-0; default: the common run, "
+        "and none where --arms are chosen",
     )

@@ -107,6 +107,7 @@ def test_guidance_calls_the_network_twice():
     [
         ("--arms=plain,stackin", "--arms has 'stackin'; allowed: plain, stacking, "),
         ("--fork-steps=3", "--fork-steps is 3; allowed: above 10"),
+        ("--seeds=0", "--seeds is 0; allowed: 1 or more"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_trained(capsys, tmp_path, option, said):
@@ -124,11 +125,17 @@ def test_a_campaign_goes_on_where_it_was(tiny, tmp_path, capsys):
     file.write_text(f"def get_config():\n    return {values!r}\n", encoding="utf-8")
     out = tmp_path / "runs"
     asked = [f"--config={file}", f"--out={out}", "--fork-steps=12", "--arms=plain,stacking"]
+    asked.append("--seeds=1")
     once = ["--config.training.num_steps=12", "--config.training.checkpoint_every_steps=12"]
     assert main(["bench", "claims", *asked, *once]) == 0
     table = (out / "claims.md").read_text(encoding="utf-8")
     assert "| 1 | stacking | plain | refocus | eval_heldout |" in table
     assert "its two stages" in table
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {
+        "base",
+        "plain-0",
+        "stacking-0",
+    }
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.ocdbt")}
     scored = (out / "plain-0/evaluation/step_12/scores.json").stat().st_mtime_ns
     capsys.readouterr()
