@@ -23,7 +23,11 @@ import ml_collections
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig
+from bokeh_jax.models.byte_text import ByteTextConfig
+from bokeh_jax.models.depth_config import DepthConfig
 from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
+from bokeh_jax.objectives.depth import DepthObjectiveConfig
+from bokeh_jax.objectives.generate import GenerationConfig
 from bokeh_jax.simulation import SimulationConfig
 
 
@@ -168,14 +172,19 @@ class ExperimentConfig:
     """One experiment, whole.
 
     Attributes:
-        task: what is trained: the refocusing network, or the autoencoder of its latents.
+        task: what is trained: the refocusing network, the autoencoder of its latents, the generator
+            of all-in-focus images from text, or the depth network.
         codec: what the network works on; with the task 'autoencoder', the shape of what is trained.
         objective: of the task 'refocus'.
         reconstruction: objective of the task 'autoencoder'.
+        text: encoder of prompts of the task 'generate', whose network is `model` too.
+        generation: objective of the task 'generate'.
+        depth: network of the task 'depth'.
+        depth_objective: objective of the task 'depth'.
     """
 
     name: str = "default"
-    task: Literal["refocus", "autoencoder"] = "refocus"
+    task: Literal["refocus", "autoencoder", "generate", "depth"] = "refocus"
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
@@ -186,6 +195,10 @@ class ExperimentConfig:
     reconstruction: AutoencoderObjectiveConfig = dataclasses.field(
         default_factory=AutoencoderObjectiveConfig
     )
+    text: ByteTextConfig = dataclasses.field(default_factory=ByteTextConfig)
+    generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+    depth_objective: DepthObjectiveConfig = dataclasses.field(default_factory=DepthObjectiveConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -224,6 +237,7 @@ class ExperimentConfig:
                 f"training.num_steps - 1 = {self.training.num_steps - 1}"
             )
         self._check_codec()
+        self._check_text()
         if not 0.0 <= self.optimizer.ema_decay < 1.0:
             raise ValueError(
                 f"optimizer.ema_decay is {self.optimizer.ema_decay}; allowed: 0 up to, not with, 1"
@@ -233,11 +247,33 @@ class ExperimentConfig:
         if self.task == "autoencoder":
             if self.codec.kind != "autoencoder":
                 raise ValueError("codec.kind is 'pixels'; allowed: 'autoencoder' for its task")
+        elif self.task == "depth":
+            if self.codec.kind != "pixels" or self.depth.kind != "relative":
+                raise ValueError(
+                    f"codec.kind is {self.codec.kind!r} and depth.kind {self.depth.kind!r}; "
+                    "allowed: 'pixels' and 'relative' with task='depth'"
+                )
         elif self.model.image_channels != self.codec.channels:
             raise ValueError(
                 f"model.image_channels is {self.model.image_channels}; allowed: "
                 f"{self.codec.channels}, which codec.kind={self.codec.kind!r} has"
             )
+
+    def _check_text(self) -> None:
+        if self.task != "generate":
+            return
+        if self.model.reference_as != "tokens":
+            raise ValueError(
+                f"model.reference_as is {self.model.reference_as!r}; allowed with "
+                "task='generate': 'tokens'"
+            )
+        for name in ("text_dim", "pooled_dim"):
+            value, width = getattr(self.model, name), self.text.hidden_dim
+            if value is None or (self.generation.text_from == "bytes" and value != width):
+                raise ValueError(
+                    f"model.{name} is {value}; allowed with task='generate': text.hidden_dim "
+                    f"{width}, or the width of stored embeddings with generation.text_from='stored'"
+                )
 
     def grid_of(self, stored: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of what the network works on, of scenes stored in frames of this size."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from jaxtyping import Int64, UInt16
+from jaxtyping import Int64, UInt8, UInt16
 
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.dataset_folder import (
@@ -58,6 +58,7 @@ class SplitReader:
         shards: (file name, number of records) of every shard.
         records: random access to the records' bytes.
         text: the captions' embeddings, where they are wanted and there.
+        caption_bytes: length of the captions' own bytes, cut or filled up with 0; 0 for none.
     """
 
     info: DatasetInfo
@@ -67,6 +68,7 @@ class SplitReader:
     shards: tuple[tuple[str, int], ...]
     records: ArrayRecordDataSource
     text: TextReader | None = None
+    caption_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.group_of)
@@ -106,7 +108,8 @@ class SplitReader:
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Decode one scene: `records.decode_scene` and `scene_id`, int32, its position.
 
-        Where the captions' embeddings are wanted and there: `text_table.TextReader.values` too.
+        Where the captions' embeddings are wanted and there: `text_table.TextReader.values` too;
+        where their bytes are wanted: `caption` uint8 [n].
 
         Raises:
             InvalidInput: the record is damaged, or has another shape than its group; the line names
@@ -118,6 +121,8 @@ class SplitReader:
             scene = decode_scene(values, group.kind, frame, group.max_layers)
             if self.text is not None:
                 scene |= self.text.values(position, values["caption"])
+            if self.caption_bytes:
+                scene["caption"] = _filled(values["caption"], self.caption_bytes)
         except ValueError as error:
             raise self._damaged(position, error) from error
         return scene | {"scene_id": np.asarray(position, np.int32)}
@@ -130,8 +135,17 @@ class SplitReader:
         )
 
 
+def _filled(caption: bytes, length: int) -> UInt8[np.ndarray, " n"]:
+    return np.frombuffer(caption[:length].ljust(length, b"\0"), np.uint8)
+
+
 def open_split(
-    path: Path, split: str, max_layers: int | None = None, *, text: bool = False
+    path: Path,
+    split: str,
+    max_layers: int | None = None,
+    *,
+    text: bool = False,
+    caption_bytes: int = 0,
 ) -> SplitReader:
     """Open a split for reading by position.
 
@@ -140,6 +154,7 @@ def open_split(
         split: name of the split.
         max_layers: length of the layer axis; each group's own maximum when None.
         text: bring the captions' embeddings, where the dataset has them.
+        caption_bytes: bring so many bytes of every caption.
 
     Raises:
         InvalidInput: as `dataset_info`; no such split; `max_layers` below a group's.
@@ -158,7 +173,7 @@ def open_split(
     captions = None
     if text and info.text is not None:
         captions = open_text(path, split, info.text, len(index))
-    return SplitReader(info, split, groups, index, shards, records, captions)
+    return SplitReader(info, split, groups, index, shards, records, captions, caption_bytes)
 
 
 def _widen(group: Group, max_layers: int, path: Path) -> Group:
@@ -171,7 +186,13 @@ def _widen(group: Group, max_layers: int, path: Path) -> Group:
 
 
 def load_split(
-    path: Path, split: str, limit: int | None = None, group: int = 0, *, text: bool = False
+    path: Path,
+    split: str,
+    limit: int | None = None,
+    group: int = 0,
+    *,
+    text: bool = False,
+    caption_bytes: int = 0,
 ) -> dict[str, np.ndarray]:
     """Load scenes of one group of a split in their stored order, as one scene batch.
 
@@ -181,6 +202,7 @@ def load_split(
         limit: load the first `limit` scenes only.
         group: which of the split's groups.
         text: bring the captions' embeddings, where the dataset has them.
+        caption_bytes: bring so many bytes of every caption.
 
     Returns:
         The arrays of `SplitReader`'s scenes, stacked along a first axis.
@@ -190,7 +212,7 @@ def load_split(
     """
     if limit is not None and limit < 1:
         raise InvalidInput(f"limit is {limit}; allowed: at least 1, or None for all")
-    reader = open_split(path, split, text=text)
+    reader = open_split(path, split, text=text, caption_bytes=caption_bytes)
     scenes = [reader[int(position)] for position in reader.positions(group)[:limit]]
     return {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}
 

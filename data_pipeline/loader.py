@@ -52,6 +52,7 @@ Batch = dict[
     | Float32[np.ndarray, "b l"]
     | UInt8[np.ndarray, "b h w 3"]
     | UInt16[np.ndarray, "b h w"]
+    | UInt8[np.ndarray, "b n"]
     | BFloat16[np.ndarray, "b t d"]
     | BFloat16[np.ndarray, "b p"]
     | Float16[np.ndarray, "b ..."]
@@ -77,6 +78,7 @@ class LoaderConfig:
             is left out. When None, what the dataset says, else the sources' numbers of scenes.
         on_bad_record: `raise`, or `skip`: take the next readable scene in its place.
         text: bring the captions' embeddings, where the dataset has them.
+        caption_bytes: bring so many bytes of every caption; 0 for none.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class LoaderConfig:
     weights: Mapping[str, float] | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
     text: bool = False
+    caption_bytes: int = 0
 
     def __post_init__(self):
         check_int("global_batch_size", self.global_batch_size, 1, MAX_BATCH)
@@ -113,7 +116,13 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
     Raises:
         InvalidInput: as `make_loader`.
     """
-    scenes = open_split(config.path, config.split, config.max_layers, text=config.text)
+    scenes = open_split(
+        config.path,
+        config.split,
+        config.max_layers,
+        text=config.text,
+        caption_bytes=config.caption_bytes,
+    )
     order = make_order(
         scenes.groups,
         config.global_batch_size,
@@ -123,6 +132,7 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
     beside = {
         "text": None if scenes.text is None else scenes.text.shape,
         "latents": None if scenes.info.latents is None else scenes.info.latents.sizes,
+        "caption_bytes": config.caption_bytes,
     }
     shapes = tuple(dataclasses.replace(shape, **beside) for shape in order.shapes)
     order = dataclasses.replace(order, shapes=shapes)
@@ -223,9 +233,9 @@ def make_loader(
         Dictionaries of `layers` uint8 [b, l, h, w, 4], `layer_disparity` float32 [b, l, 3] and
         `layer_gain` float32 [b, l], or `image` uint8 [b, h, w, 3] and `disparity` uint16 [b, h, w]
         (65535 is 1); and `scene_id` int32 [b], with b = the number of rows; where they are wanted
-        and there, `text` bfloat16 [b, t, d] and `pooled` bfloat16 [b, p]. Of latents: the arrays of
-        `latent_records`, stacked, and `scene_id`. A batch is of one of
-        `.shapes`. `.close()` ends its threads and processes.
+        and there, `text` bfloat16 [b, t, d] and `pooled` bfloat16 [b, p]; where wanted, `caption`
+        uint8 [b, n]. Of latents: the arrays of `latent_records`, stacked, and `scene_id`. A batch
+        is of one of `.shapes`. `.close()` ends its threads and processes.
 
     Raises:
         InvalidInput: a number out of range, weights that do not fit the sources, or as

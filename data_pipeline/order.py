@@ -43,6 +43,7 @@ class Shape:
         share: of all batches.
         text: sizes of the captions' embeddings; None where batches have none.
         latents: sizes of latents; None where batches have none. Height and width are in cells.
+        caption_bytes: length of the captions' bytes; 0 where batches have none.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Shape:
     share: float
     text: TextShape | None = None
     latents: LatentSizes | None = None
+    caption_bytes: int = 0
 
     def __str__(self) -> str:
         layers = f", {self.max_layers} layers" if self.max_layers else ""

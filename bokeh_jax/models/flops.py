@@ -107,11 +107,24 @@ def refocus_forward_flops(
 def refocus_training_flops(config: RefocusConfig, height_px: int, width_px: int) -> float:
     """Forward and backward on one image, no text; equation (5) where the network is adapted."""
     forward = refocus_forward_flops(config, height_px, width_px)
+    _, image_tokens, own = _token_counts(config, height_px, width_px)
+    return _training_flops(config, forward, image_tokens + NUM_CAMERA_TOKENS, own)
+
+
+def generate_training_flops(
+    config: RefocusConfig, height_px: int, width_px: int, num_text_tokens: int
+) -> float:
+    """Forward and backward on one image made of text alone, without the encoder of text."""
+    patches = height_px * width_px // config.patch_size**2
+    forward = dit_forward_flops(config.dit_config(), patches, num_text_tokens)
+    return _training_flops(config, forward, patches + num_text_tokens, 0)
+
+
+def _training_flops(config: RefocusConfig, forward: float, tokens: int, own: int) -> float:
+    """Of one image: three times forward, or equation (5)."""
     if not config.lora.rank:
         return TRAINING_PASSES * forward
     dit = config.dit_config()
-    _, image_tokens, own = _token_counts(config, height_px, width_px)
-    tokens = image_tokens + NUM_CAMERA_TOKENS
     blocks = config.num_double_blocks + config.num_single_blocks
     attention = blocks * _attention_flops(dit, tokens, own)
     return 2 * forward + attention + TRAINING_PASSES * _adapter_flops(dit, tokens)

@@ -205,32 +205,35 @@ class RefocusDiT(nn.Module):
 
 
 def init_params(
-    config: RefocusConfig, key: Key[Array, ""], height_px: int, width_px: int
+    config: RefocusConfig, key: Key[Array, ""], height_px: int, width_px: int, camera: bool = True
 ) -> dict[str, Any]:
     """Start values as a plain tree of float32 arrays; may be jitted or given to `eval_shape`.
 
-    The size only has to be one that the model accepts: no parameter depends on it.
+    The size only has to be one that the model accepts: no parameter depends on it. Without
+    `camera` there is the transformer alone, for a network that is only ever told of text.
     """
-    return dict(nn.unbox(_init_boxed(config, key, height_px, width_px)))
+    return dict(nn.unbox(_init_boxed(config, key, height_px, width_px, camera)))
 
 
-def _init_boxed(config: RefocusConfig, key: Key[Array, ""], height_px: int, width_px: int) -> Any:
+def _init_boxed(
+    config: RefocusConfig, key: Key[Array, ""], height_px: int, width_px: int, camera: bool = True
+) -> Any:
     """Start values with the names of their axes."""
     image = jnp.zeros((1, height_px, width_px, config.image_channels), jnp.float32)
     text = None if config.text_dim is None else jnp.zeros((1, 1, config.text_dim), jnp.float32)
     pooled = None if config.pooled_dim is None else jnp.zeros((1, config.pooled_dim), jnp.float32)
-    conditions = Conditions.of_reference(image, text, pooled)
+    conditions = Conditions.of_reference(image, text, pooled) if camera else TextOnly(text, pooled)
     time = jnp.zeros((1,), jnp.float32)
     return RefocusDiT(config).init(key, image, time, conditions)["params"]
 
 
-def parameter_axes(config: RefocusConfig) -> dict[str, Any]:
+def parameter_axes(config: RefocusConfig, camera: bool = True) -> dict[str, Any]:
     """A tree like the parameters' with a `PartitionSpec` of axis names in each one's place.
 
     Names are None where an axis has none; a parameter without names has an empty specification.
     """
     boxed = jax.eval_shape(
-        lambda key: _init_boxed(config, key, config.patch_size, config.patch_size),
+        lambda key: _init_boxed(config, key, config.patch_size, config.patch_size, camera),
         jax.random.key(0),
     )
     return dict(nn.get_partition_spec(boxed))

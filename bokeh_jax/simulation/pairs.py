@@ -30,7 +30,7 @@ from bokeh_jax.simulation.scene import (
 )
 
 # What a batch holds beside its scenes: nothing of it is photographed.
-_NOT_SEEN = ("scene_id", "text", "pooled")
+_NOT_SEEN = ("scene_id", "text", "pooled", "caption")
 
 
 @dataclasses.dataclass(frozen=True)

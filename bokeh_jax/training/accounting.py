@@ -29,7 +29,7 @@ import jax
 
 from bokeh_jax.chips import Chip
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.models.flops import refocus_training_flops
+from bokeh_jax.models.flops import generate_training_flops, refocus_training_flops
 
 Clock = Callable[[], float]
 
@@ -71,15 +71,25 @@ class Interval:
         return self.seconds - self.spent.checkpoint_seconds - self.spent.panel_seconds
 
 
+def images_per_step(config: ExperimentConfig) -> int:
+    """Evaluations of the network in a step."""
+    scenes = config.training.global_batch_size
+    if config.task in ("generate", "depth"):
+        return scenes
+    return scenes * config.simulation.cameras.num_targets
+
+
 def batch_flops(config: ExperimentConfig) -> Callable[[Mapping[str, Any]], float]:
     """Gives equation (4) of one batch, read off its shapes."""
-    images = config.training.global_batch_size * config.simulation.cameras.num_targets
+    images = images_per_step(config)
 
     # A run has few shapes; the arithmetic of one would take the host 0.1 ms at every step.
     @functools.cache
     def flops_of(grid: tuple[int, int]) -> float:
-        if config.task == "autoencoder":
+        if config.task not in ("refocus", "generate"):
             return 0.0
+        if config.task == "generate":
+            return generate_training_flops(config.model, *grid, config.text.num_tokens) * images
         return refocus_training_flops(config.model, *grid) * images
 
     def flops(batch: Mapping[str, Any]) -> float:

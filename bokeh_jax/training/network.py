@@ -4,6 +4,8 @@
 
     task 'autoencoder'           codec: trained
     task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
+    task 'generate'              dit, text: trained;                codec: frozen
+    task 'depth'                 depth: trained
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
 
@@ -22,9 +24,11 @@ from jaxtyping import Array, Key
 from bokeh_jax import models
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
-from bokeh_jax.models import autoencoder
+from bokeh_jax.models import autoencoder, byte_text, depth_anything
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.models.lora import is_adapter, joined
+from bokeh_jax.objectives.depth import DEPTH
+from bokeh_jax.objectives.generate import TEXT
 from bokeh_jax.training.rng import step_key
 
 Tree = dict[str, Any]
@@ -40,6 +44,12 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
     if config.task == "refocus":
         side = config.model.patch_size
         tree |= models.init_params(config.model, key, side, side)
+    if config.task == "generate":
+        tree |= models.init_params(config.model, key, side := config.model.patch_size, side, False)
+        if config.generation.text_from == "bytes":
+            tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
+    if config.task == "depth":
+        tree[DEPTH] = depth_anything.init_params(config.depth, key)
     if config.codec.kind == "autoencoder":
         # A stream of its own.
         codec_key = jax.random.fold_in(key, 1)
@@ -64,6 +74,12 @@ def network_axes(config: ExperimentConfig) -> Tree:
     tree: Tree = {}
     if config.task == "refocus":
         tree |= models.parameter_axes(config.model)
+    if config.task == "generate":
+        tree |= models.parameter_axes(config.model, camera=False)
+        if config.generation.text_from == "bytes":
+            tree[TEXT] = byte_text.parameter_axes(config.text)
+    if config.task == "depth":
+        tree[DEPTH] = depth_anything.parameter_axes(config.depth)
     if config.codec.kind == "autoencoder":
         tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
     return tree

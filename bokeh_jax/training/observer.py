@@ -11,7 +11,7 @@ import jax
 from bokeh_jax.chips import chip_named
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.training import profiling
-from bokeh_jax.training.accounting import Machine, Meter, batch_flops
+from bokeh_jax.training.accounting import Machine, Meter, batch_flops, images_per_step
 from bokeh_jax.training.background_saves import background_saves
 from bokeh_jax.training.goodput import GOODPUT_FILE, GoodputRecord
 from bokeh_jax.training.log import log
@@ -76,7 +76,7 @@ class Observer:
             screen=screen,
             meter=self.meter,
             global_batch_size=scenes,
-            images_per_step=scenes * self.config.simulation.cameras.num_targets,
+            images_per_step=images_per_step(self.config),
             machine=Machine(jax.device_count(), chip_named(jax.devices()[0].device_kind)),
             goodput=self._goodput,
             background_saves=self.saves_ended,

@@ -13,9 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models import depth_anything
 from bokeh_jax.models.codec import decode, encode
 from bokeh_jax.objectives import refocus_pairs, to_model_range
-from bokeh_jax.simulation import physics_guess, simulate_pairs
+from bokeh_jax.objectives.depth import DEPTH
+from bokeh_jax.objectives.generate import all_in_focus, sample_images
+from bokeh_jax.simulation import draw_scenes, physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
 from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
@@ -44,7 +47,8 @@ def grid(
 def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyTree) -> Draw:
     """Loads a few fixed scenes and gives trained params -> picture, in the columns `COLUMNS`.
 
-    Of an autoencoder: each scene's photographs, and what comes back of them.
+    Of an autoencoder: each scene's photographs, and what comes back of them. Of a generator: an
+    image, and what its caption alone makes. Of a depth network: image, truth, answer.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -56,12 +60,17 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         Path(config.data.path),
         config.data.split,
         limit=PANEL_SCENES,
-        text=preflight.reads_text(config),
+        **preflight.captions_read(config),
     )
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
 
-    columns = _reconstructed if config.task == "autoencoder" else _refocused
+    columns = {
+        "autoencoder": _reconstructed,
+        "generate": _generated,
+        "depth": _with_depth,
+        "refocus": _refocused,
+    }[config.task]
 
     # Whole on every process: all draw, and the one that writes can read it.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
@@ -94,6 +103,42 @@ def _refocused(
     blurred = physics_guess(pairs.reference, pairs.disparity, first, max_radius_px=max_radius_px)
     reference, blurred, truth = map(to_model_range, (pairs.reference, blurred, pairs.targets[:, 0]))
     return [reference, blurred, samples[:, 0], truth]
+
+
+def _generated(
+    params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
+) -> list[jax.Array]:
+    """An image of the dataset, and what its caption makes."""
+    images = all_in_focus(batch, keys, config.simulation)
+    stored = batch["layers"].shape[2:4] if "layers" in batch else batch["image"].shape[1:3]
+    made = sample_images(
+        params,
+        batch,
+        keys,
+        config.grid_of((stored[0], stored[1])),
+        model=config.model,
+        text=config.text,
+        generation=config.generation,
+        codec=config.codec,
+        **dataclasses.asdict(config.sampler),
+    )
+    return [images, made]
+
+
+def _with_depth(
+    params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
+) -> list[jax.Array]:
+    """An image, its disparity, and the network's answer; both from least (black) to largest."""
+    scenes, _ = draw_scenes(batch, keys, config.simulation)
+    images = to_model_range(jnp.minimum(scenes.image, 1.0))
+    answer = depth_anything.depth(config.depth, params[DEPTH], 0.5 * (images + 1.0))
+
+    def grey(disparity: jax.Array) -> jax.Array:
+        low, high = (limit(disparity, axis=(1, 2), keepdims=True) for limit in (jnp.min, jnp.max))
+        scaled = 2.0 * (disparity - low) / jnp.maximum(high - low, 1e-6) - 1.0
+        return jnp.repeat(scaled[..., None], 3, axis=-1)
+
+    return [images, grey(scenes.disparity), grey(answer)]
 
 
 def _reconstructed(

@@ -127,9 +127,17 @@ def check_same_codec(config: ExperimentConfig, info: DatasetInfo, codec: str) ->
 
 
 def reads_text(config: ExperimentConfig) -> bool:
-    """Whether the network is told of captions."""
+    """Whether the network is told of captions by the embeddings that the dataset has of them."""
+    if config.task == "generate":
+        return config.generation.text_from == "stored"
     sizes = (config.model.text_dim, config.model.pooled_dim)
     return config.task == "refocus" and any(size is not None for size in sizes)
+
+
+def captions_read(config: ExperimentConfig) -> dict[str, Any]:
+    """What the loader is asked for of captions: their embeddings, or their own bytes."""
+    writes = config.task == "generate" and config.generation.text_from == "bytes"
+    return {"text": reads_text(config), "caption_bytes": config.text.max_bytes if writes else 0}
 
 
 def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:
@@ -138,6 +146,11 @@ def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:
     Raises:
         InvalidInput: they have other sizes.
     """
+    if info.text is None and reads_text(config) and config.task == "generate":
+        raise InvalidInput(
+            f"dataset {config.data.path} has no embeddings of captions; allowed with "
+            "generation.text_from='stored': one built with --text-encoder"
+        )
     if info.text is None or not reads_text(config):
         return
     shape, model = info.text.shape, config.model
@@ -157,7 +170,8 @@ def said_of_text(config: ExperimentConfig, info: DatasetInfo) -> str:
     if reads_text(config):
         if info.text is None:
             return "text: the dataset has none; every prompt is empty"
-        dropped = 100 * config.objective.text_dropout_rate
+        settings = config.generation if config.task == "generate" else config.objective
+        dropped = 100 * settings.text_dropout_rate
         return f"text: {info.text}; {dropped:g} % of the scenes without"
     if info.text is not None:
         return f"text: {info.text} are ignored, as model.text_dim and model.pooled_dim are None"
@@ -171,6 +185,14 @@ def check_patches(config: ExperimentConfig) -> None:
         InvalidInput: they are not.
     """
     multiple_px, cell_px = config.simulation.frame_multiple_px, config.codec.downsampling
+    if config.task == "depth":
+        patch = config.depth.patch_px
+        if multiple_px % patch:
+            raise InvalidInput(
+                f"config key simulation.frame_multiple_px is {multiple_px}; allowed: multiples of "
+                f"depth.patch_px={patch}"
+            )
+        return
     patch = 1 if config.task == "autoencoder" else config.model.patch_size
     if multiple_px % (patch * cell_px):
         times = "" if cell_px == 1 else f", {cell_px} times that of the codec's cells"
@@ -186,7 +208,7 @@ def check_pretrained(config: ExperimentConfig) -> None:
     Raises:
         InvalidInput: there is none.
     """
-    wants = config.task == "refocus" and config.codec.kind == "autoencoder"
+    wants = config.task in ("refocus", "generate") and config.codec.kind == "autoencoder"
     if wants and not config.pretrained.autoencoder:
         raise InvalidInput(
             "config key pretrained.autoencoder is ''; allowed with codec.kind='autoencoder': a "

@@ -133,6 +133,8 @@ def abstract_batch(
     if (text := shape.text) is not None:
         arrays["text"] = ((b, text.num_tokens, text.token_dim), jnp.bfloat16)
         arrays["pooled"] = ((b, text.pooled_dim), jnp.bfloat16)
+    if shape.caption_bytes:
+        arrays["caption"] = ((b, shape.caption_bytes), jnp.uint8)
     return {
         name: jax.ShapeDtypeStruct(size, dtype, sharding=placement)
         for name, (size, dtype) in arrays.items()

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Key
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
+from bokeh_jax.objectives.depth import depth_loss
+from bokeh_jax.objectives.generate import generate_loss
 from bokeh_jax.simulation import simulate_pairs
 
 PyTree = Any
@@ -23,6 +25,22 @@ def loss_of(config: ExperimentConfig) -> Loss:
     """The objective of the experiment's task; pure."""
     if config.task == "autoencoder":
         return functools.partial(_reconstruction, config=config)
+    if config.task == "generate":
+        return functools.partial(
+            generate_loss,
+            model=config.model,
+            text=config.text,
+            simulation=config.simulation,
+            generation=config.generation,
+            codec=config.codec,
+        )
+    if config.task == "depth":
+        return functools.partial(
+            depth_loss,
+            model=config.depth,
+            simulation=config.simulation,
+            objective=config.depth_objective,
+        )
     return functools.partial(
         refocus_loss,
         model=config.model,
