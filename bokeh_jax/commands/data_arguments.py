@@ -32,6 +32,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
         "shards; may be repeated; default: layered",
     )
     _add_content_arguments(parser.add_argument_group("scenes"))
+    _add_photographer_arguments(parser.add_argument_group("the photographer"))
     _add_photo_arguments(parser.add_argument_group("your photographs"))
     add_text_arguments(parser.add_argument_group("captions"))
     _add_writing_arguments(parser.add_argument_group("writing"))
@@ -86,6 +87,29 @@ def _add_content_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="photographs that layered scenes are cut from; default: those that scikit-image and "
         "scikit-learn ship",
+    )
+
+
+def _add_photographer_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--photographer-blur",
+        default="0:0.05",
+        metavar="LEAST:MOST",
+        help="widest radius of the blur of every photograph that is not deep, over its width; "
+        "default: 0:0.05",
+    )
+    group.add_argument(
+        "--photographer-deep",
+        type=float,
+        default=0.15,
+        metavar="SHARE",
+        help="of photographs at f/16 or narrower; default: 0.15",
+    )
+    group.add_argument(
+        "--photographer-subjects",
+        metavar="NAME=W,...",
+        help="how often the nearest thing is focused on, the most central one, and any, the "
+        "backdrop too; default: nearest=0.45,central=0.35,any=0.2",
     )
 
 

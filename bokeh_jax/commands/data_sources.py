@@ -72,9 +72,34 @@ def _source(
     )
     if kind == "layered":
         return scenes, train
-    from data_pipeline.layered.photographer import PhotographerSource
+    return _photographer(scenes, arguments), train
 
-    return PhotographerSource(scenes), train
+
+def _photographer(scenes: Any, arguments: argparse.Namespace) -> SceneSource:
+    from data_pipeline.layered.photographer import PhotographerSource
+    from data_pipeline.layered.subjects import Habits
+
+    flag = "--photographer-blur"
+    least, colon, most = arguments.photographer_blur.partition(":")
+    if not colon:
+        raise InvalidInput(f"{flag} is {least!r}; allowed: LEAST:MOST such as 0.05:0.1")
+    habits = Habits()
+    if arguments.photographer_subjects is not None:
+        flag_of = "--photographer-subjects"
+        given = [text.partition("=") for text in arguments.photographer_subjects.split(",")]
+        if unknown := [name for name, _, _ in given if name not in Habits._fields]:
+            raise InvalidInput(
+                f"{flag_of} has {unknown[0]!r}; allowed: {', '.join(Habits._fields)}, each =WEIGHT"
+            )
+        weights = {name: _number(flag_of, name, weight) for name, _, weight in given}
+        habits = Habits(**{name: 0.0 for name in Habits._fields} | weights)
+    return PhotographerSource(
+        scenes,
+        max_blur_fraction=_number(flag, "", most),
+        deep_rate=arguments.photographer_deep,
+        least_blur_fraction=_number(flag, "", least),
+        habits=habits,
+    )
 
 
 def _photos(where: Any, frames: FrameSizes, arguments: argparse.Namespace) -> SceneSource:

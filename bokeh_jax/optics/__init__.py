@@ -18,6 +18,7 @@ from bokeh_jax.optics.aperture import (
 )
 from bokeh_jax.optics.color import decode_gamma, encode_gamma, linear_to_srgb, srgb_to_linear
 from bokeh_jax.optics.defocus import render_defocus, render_radius
+from bokeh_jax.optics.exif import Exif
 from bokeh_jax.optics.focal_stack import all_in_focus, focal_stack, in_focus_weights, stack
 from bokeh_jax.optics.focus import focus_radius_px
 from bokeh_jax.optics.highlights import expand_highlights
@@ -29,6 +30,7 @@ __all__ = [
     "Aperture",
     "CatEye",
     "Disc",
+    "Exif",
     "KernelImage",
     "Lens",
     "Polygon",

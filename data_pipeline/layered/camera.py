@@ -76,6 +76,8 @@ NEAREST = 0.3
 # A scene fills this share, at least, of the depth that the limits leave.
 LEAST_DEPTH = 0.6
 FULL_FRAME_WIDTH_MM = 36.0
+# Cameras that are tried where a photograph must have some blur.
+MOST_TRIED = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,7 @@ def draw_shot(
     *,
     max_radius_px: float,
     deep: bool,
+    least_radius_px: float = 0.0,
 ) -> Shot:
     """Draw a camera and place the scene before it.
 
@@ -147,7 +150,28 @@ def draw_shot(
         reach: the largest |d − δ| of the scene.
         max_radius_px: the most that anything is blurred.
         deep: depth of field is the aim: f/16 or narrower.
+        least_radius_px: the largest radius of the blur is at least this, unless depth of field is
+            the aim; of `MOST_TRIED` cameras that cannot, the one that comes nearest is taken.
     """
+    best = _draw_one(rng, frame, subject, reach, max_radius_px=max_radius_px, deep=deep)
+    for _ in range(0 if deep else MOST_TRIED):
+        if float(best.relative.blur_px) * reach >= least_radius_px:
+            break
+        shot = _draw_one(rng, frame, subject, reach, max_radius_px=max_radius_px, deep=deep)
+        best = max(best, shot, key=lambda shot: float(shot.relative.blur_px))
+    return best
+
+
+def _draw_one(
+    rng: np.random.Generator,
+    frame: tuple[int, int],
+    subject: float,
+    reach: float,
+    *,
+    max_radius_px: float,
+    deep: bool,
+) -> Shot:
+    """Draw the first camera; arguments as `draw_shot`."""
     body, lens = _kit(rng, deep)
     focal_mm = _round(math.exp(rng.uniform(*np.log(lens.focal_lengths_mm))), lens)
     frame_mm = frame_width_mm(body, frame)

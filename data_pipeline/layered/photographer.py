@@ -37,7 +37,7 @@ from data_pipeline.layered.composition import Composition
 from data_pipeline.layered.parts import to_uint8
 from data_pipeline.layered.source import LayeredSource, provenance
 from data_pipeline.layered.style import RICH
-from data_pipeline.layered.subjects import choose_subject
+from data_pipeline.layered.subjects import Habits, choose_subject
 from data_pipeline.source import HiddenTruth, PhotoScene, check_split
 
 # Raise it whenever the same seed would give other photographs.
@@ -49,6 +49,8 @@ STREAM = 64
 CAMERA_STREAM = 3
 # Beyond the largest radius: the kernels' soft rims, and interpolation.
 RIM_PX = 2
+# With the least blur nearer to the largest, f-numbers of both would hardly be found.
+MOST_LEAST = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +62,17 @@ class PhotographerSource:
         max_blur_fraction: the largest radius of blur over the frame's width, 0.005 to 0.2. It is
             kept by the choice of f-number and, where that is not enough, of the scene's depth.
         deep_rate: share of photographs with deep depth of field, at f/16 or narrower.
+        least_blur_fraction: the others are blurred at least so much, over the frame's width,
+            somewhere: cameras that cannot are put back; 0 takes the first camera.
+        habits: what is focused on.
         name: of the source.
     """
 
     scenes: LayeredSource = dataclasses.field(default_factory=lambda: LayeredSource(style=RICH))
     max_blur_fraction: float = 0.05
     deep_rate: float = 0.15
+    least_blur_fraction: float = 0.0
+    habits: Habits = Habits()
     name: str = "photographer"
 
     def __post_init__(self):
@@ -75,6 +82,12 @@ class PhotographerSource:
             )
         if not 0 <= self.deep_rate <= 1:
             raise InvalidInput(f"deep_rate is {self.deep_rate}; allowed: 0 to 1")
+        if not 0 <= self.least_blur_fraction <= MOST_LEAST * self.max_blur_fraction:
+            raise InvalidInput(
+                f"least_blur_fraction is {self.least_blur_fraction}; allowed: 0 to "
+                f"{MOST_LEAST * self.max_blur_fraction:g}, {MOST_LEAST:g} of max_blur_fraction"
+            )
+        self.habits.checked()
 
     def recipe(self) -> dict[str, Any]:
         """Return all that decides the photographs' content, as JSON values."""
@@ -85,6 +98,8 @@ class PhotographerSource:
             "scenes": self.scenes.recipe(),
             "max_blur_fraction": self.max_blur_fraction,
             "deep_rate": self.deep_rate,
+            "least_blur_fraction": self.least_blur_fraction,
+            "habits": self.habits._asdict(),
         }
 
     def num_scenes(self, split: str) -> int | None:
@@ -110,7 +125,7 @@ class PhotographerSource:
         planes = _seen_planes(composition)
         seen = composition.seen()
         frame = (seen.shape[1], seen.shape[2])
-        subject = choose_subject(rng, composition.parts, seen)
+        subject = choose_subject(rng, composition.parts, seen, self.habits)
         x, y = subject.point_px
         focus = float(planes[subject.layer] @ np.array([x, y, 1], np.float32))
         largest_px = self.max_blur_fraction * frame[1]
@@ -123,6 +138,7 @@ class PhotographerSource:
                 float(np.abs(_corner_disparity(composition, planes) - focus).max()),
                 max_radius_px=largest_px,
                 deep=bool(rng.random() < self.deep_rate),
+                least_radius_px=self.least_blur_fraction * frame[1],
             )
             taken = take_photograph(composition, planes, shot.relative, largest_px)
         image, defocused, disparity = taken

@@ -1,20 +1,44 @@
 """What a photographer focuses on: one thing of a scene, in the middle of what is seen of it."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from bokeh_jax.errors import InvalidInput
 from data_pipeline.layered.parts import Part
 
-# How often the nearest thing, the most central one, and any, the backdrop among them.
-RULES = {"nearest": 0.45, "central": 0.35, "any": 0.2}
 # A layer of which less of the frame is seen is no subject.
 LEAST_SEEN = 0.01
 # A point well inside: over a window of this share of the frame, almost as much of the subject is
 # seen as anywhere.
 WINDOW = 0.06
 ALMOST = 0.9
+
+
+class Habits(NamedTuple):
+    """How often a photographer takes the nearest thing, the most central, and any at all.
+
+    `any` may be the backdrop too. Weights relative to each other.
+    """
+
+    nearest: float = 0.45
+    central: float = 0.35
+    any: float = 0.2
+
+    def checked(self) -> "Habits":
+        """These habits.
+
+        Raises:
+            InvalidInput: a weight that is no number from 0 on, or none above 0.
+        """
+        if not (all(weight >= 0 for weight in self) and 0 < sum(self) < math.inf):
+            raise InvalidInput(
+                f"weights of nearest, central and any subjects are {', '.join(map(str, self))}; "
+                "allowed: 0 or more, at least one above 0"
+            )
+        return self
 
 
 class Subject(NamedTuple):
@@ -25,7 +49,10 @@ class Subject(NamedTuple):
 
 
 def choose_subject(
-    rng: np.random.Generator, parts: tuple[Part, ...], seen: Float[np.ndarray, "l h w"]
+    rng: np.random.Generator,
+    parts: tuple[Part, ...],
+    seen: Float[np.ndarray, "l h w"],
+    habits: Habits = Habits(),
 ) -> Subject:
     """Choose what to focus on.
 
@@ -33,11 +60,12 @@ def choose_subject(
         rng: all of the randomness.
         parts: the layers, nearest first, the backdrop last.
         seen: share of each pixel's light that comes from each layer.
+        habits: of the photographer.
     """
     solid = [i for i, part in enumerate(parts) if part.role in ("thing", "backdrop")]
     candidates = [i for i in solid if seen[i].mean() >= LEAST_SEEN] or [len(parts) - 1]
     things = [i for i in candidates if parts[i].role == "thing"] or candidates
-    rule = rng.choice(list(RULES), p=list(RULES.values()))
+    rule = rng.choice(habits._fields, p=np.array(habits) / sum(habits))
     if rule == "nearest":
         layer = things[0]
     elif rule == "central":
