@@ -36,6 +36,7 @@ from bokeh_jax.commands.data_arguments import (
     add_latents_arguments,
 )
 from bokeh_jax.commands.export_arguments import add_export_arguments
+from bokeh_jax.commands.generate_arguments import add_generate_arguments
 from bokeh_jax.commands.photo_arguments import add_refocus_arguments, add_render_arguments
 from bokeh_jax.commands.plan import add_plan_arguments
 from bokeh_jax.commands.quality_arguments import add_quality_arguments
@@ -124,6 +125,13 @@ def _refocus(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.photo import refocus_file
 
     refocus_file(arguments)
+    return 0
+
+
+def _generate(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.generate import generate
+
+    generate(arguments)
     return 0
 
 
@@ -298,6 +306,11 @@ _COMMANDS = {
         "put an all-in-focus photograph with disparity through the lens blur",
         add_render_arguments,
         _render,
+    ),
+    "generate": _Command(
+        "make a scene from text, and photographs of it with a lens's aperture and focus",
+        add_generate_arguments,
+        _generate,
     ),
 }
 _DATA_COMMANDS = {

@@ -6,6 +6,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bokeh_jax.inference.depth import DepthModel, estimate_disparity
 from bokeh_jax.interop.depth_files import read_depth_config
 from bokeh_jax.interop.depth_settings import MODEL_TYPE
 from bokeh_jax.interop.tensor_files import CONFIG_FILE, read_config
+from bokeh_jax.training import checkpoint
 from data_pipeline.photos import DepthEstimator, HuggingFaceDepth
 
 
@@ -25,20 +28,28 @@ class DepthAnythingEstimator:
     """See `data_pipeline.photos.DepthEstimator`.
 
     Attributes:
-        folder: as transformers' `save_pretrained` writes it.
+        folder: as transformers' `save_pretrained` writes it, or of a run with task 'depth'.
     """
 
     folder: Path
 
     def recipe(self) -> dict[str, Any]:
         """The network's files by content, and who runs it: rounding differs from torch's."""
+        if checkpoint.steps(self.folder):
+            stored = checkpoint.read_step(self.folder, checkpoint.existing_step(self.folder))
+            sums = json.dumps(stored.record.checksums, sort_keys=True).encode()
+            digest = hashlib.sha256(sums).hexdigest()[:16]
+            return {"estimator": "bokeh_jax", "task": "depth", "checkpoint": digest}
         kind = read_depth_config(self.folder).kind
         files = HuggingFaceDepth(self.folder, "depth" if kind == "metric" else "disparity")
         return files.recipe() | {"estimator": "bokeh_jax"}
 
     def check(self) -> None:
         """Raise InvalidInput unless the folder describes a network that is supported."""
-        read_depth_config(self.folder)
+        if checkpoint.steps(self.folder):
+            _model(self.folder)
+        else:
+            read_depth_config(self.folder)
 
     def __call__(
         self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
@@ -54,7 +65,9 @@ class DepthAnythingEstimator:
 
 
 def depth_estimator(folder: Path) -> DepthEstimator:
-    """Ours where the folder holds Depth Anything, else Hugging Face's pipeline in torch."""
+    """Ours for Depth Anything and runs with task 'depth', else Hugging Face's pipeline in torch."""
+    if checkpoint.steps(folder):
+        return DepthAnythingEstimator(folder)
     is_file = (folder / CONFIG_FILE).is_file()
     if is_file and read_config(folder).get("model_type") == MODEL_TYPE:
         return DepthAnythingEstimator(folder)

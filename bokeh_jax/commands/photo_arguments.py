@@ -29,7 +29,8 @@ def _photo_arguments(parser: argparse.ArgumentParser, *, render: bool) -> None:
         "--depth-model",
         type=Path,
         metavar="DIR",
-        help="estimates it: a folder of Hugging Face with Depth Anything V2, relative or metric",
+        help="estimates it: a folder of Hugging Face with Depth Anything V2, relative or metric, "
+        "or a run with task 'depth'",
     )
     parser.add_argument(
         "--out", type=Path, help="default: beside IMAGE, with .refocused or .rendered in the name"

@@ -30,6 +30,9 @@ from bokeh_jax.models import depth_anything
 from bokeh_jax.models.config import ComputeDtype
 from bokeh_jax.models.depth_config import DepthConfig
 from bokeh_jax.models.interpolation import cubic_matrix
+from bokeh_jax.objectives.depth import DEPTH
+from bokeh_jax.training import checkpoint
+from bokeh_jax.training.frozen import load_task
 from data_pipeline.photos.depth_estimation import MIN_DEPTH_M, relative_disparity
 
 MAX_ASPECT = 8
@@ -47,12 +50,17 @@ class DepthModel:
 
     @classmethod
     def from_folder(cls, folder: Path, compute_dtype: ComputeDtype = "float32") -> "DepthModel":
-        """A folder of transformers' DepthAnythingForDepthEstimation.
+        """A folder of transformers' DepthAnythingForDepthEstimation, or a run with task 'depth'.
+
+        Of a run the newest checkpoint's averaged parameters; its type of products is its own.
 
         Raises:
-            InvalidInput: as `interop.depth_files.load_depth_model`.
+            InvalidInput: as `interop.depth_files.load_depth_model`; a run of another task.
         """
-        return cls(*load_depth_model(folder, compute_dtype))
+        if not checkpoint.steps(folder):
+            return cls(*load_depth_model(folder, compute_dtype))
+        config, params, _ = load_task(folder, "depth")
+        return cls(config.depth, params[DEPTH])
 
 
 @dataclasses.dataclass(frozen=True)

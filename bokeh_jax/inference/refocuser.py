@@ -45,8 +45,7 @@ from bokeh_jax.objectives import (
 )
 from bokeh_jax.optics import Lens, srgb_to_linear
 from bokeh_jax.simulation import disparity_at
-from bokeh_jax.training import checkpoint
-from bokeh_jax.training.frozen import load_network
+from bokeh_jax.training.frozen import load_task
 from bokeh_jax.training.rng import example_keys, step_key
 
 PyTree = Any
@@ -134,11 +133,7 @@ class Refocuser:
         """
         if network_folder.is_network_folder(Path(workdir)):
             return cls(*network_folder.read_network(Path(workdir)))
-        found = checkpoint.existing_step(workdir, step)
-        config = checkpoint.load_config(workdir, found)
-        if config.task != "refocus":
-            raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: 'refocus'")
-        return cls(config, load_network(config, workdir, found, use_ema=use_ema), found)
+        return cls(*load_task(workdir, "refocus", step, use_ema=use_ema))
 
     @classmethod
     def released(cls) -> "Refocuser":

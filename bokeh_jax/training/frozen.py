@@ -68,6 +68,28 @@ def check_same(
         )
 
 
+def load_task(
+    workdir: epath.PathLike, task: str, step: int | None = None, *, use_ema: bool = True
+) -> tuple[ExperimentConfig, Tree, int]:
+    """Config, network and step of a run's checkpoint, on this process's first device.
+
+    Args:
+        workdir: of the run.
+        task: that it must have.
+        step: of the checkpoint; None for the newest.
+        use_ema: the averaged parameters, or the raw ones.
+
+    Raises:
+        DamagedCheckpoint: it is not what was saved.
+        InvalidInput: no checkpoint there, or of another task, or as `load_network`.
+    """
+    found = checkpoint.existing_step(workdir, step)
+    config = checkpoint.load_config(workdir, found)
+    if config.task != task:
+        raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: {task!r}")
+    return config, load_network(config, workdir, found, use_ema=use_ema), found
+
+
 def load_network(
     config: ExperimentConfig,
     workdir: epath.PathLike,
