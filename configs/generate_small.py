@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
         ),
         sampler=dict(num_steps=24, guidance_scale=2.0),
         training=dict(
-            num_steps=4000,
+            num_steps=2500,
             global_batch_size=32,
             log_every_steps=50,
             image_every_steps=500,
