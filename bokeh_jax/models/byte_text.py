@@ -98,7 +98,9 @@ class _Attention(nn.Module):
 
         def heads(x: Array, name: str) -> Array:
             axes = ("embed", "heads", "head_dim")
-            return linear(head, axes, dtype=dtype, kernel_init=_init, name=name)(x)
+            # The softmax and its sums are float32, as in the transformer.
+            layer = linear(head, axes, dtype=dtype, kernel_init=_init, name=name)
+            return layer(x).astype(jnp.float32)
 
         out = jax.nn.dot_product_attention(
             heads(queries, "query"),
