@@ -23,7 +23,9 @@ import ml_collections
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig
+from bokeh_jax.models.focus_transformer import FocusConfig
 from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
+from bokeh_jax.objectives.exif_defocus import ExifObjectiveConfig
 from bokeh_jax.simulation import SimulationConfig
 
 
@@ -168,14 +170,17 @@ class ExperimentConfig:
     """One experiment, whole.
 
     Attributes:
-        task: what is trained: the refocusing network, or the autoencoder of its latents.
+        task: what is trained: the refocusing network, the autoencoder of its latents, or the focus
+            distance transformer.
         codec: what the network works on; with the task 'autoencoder', the shape of what is trained.
         objective: of the task 'refocus'.
         reconstruction: objective of the task 'autoencoder'.
+        focus: the network of the task 'focus'.
+        exif: objective of the task 'focus'.
     """
 
     name: str = "default"
-    task: Literal["refocus", "autoencoder"] = "refocus"
+    task: Literal["refocus", "autoencoder", "focus"] = "refocus"
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
@@ -186,6 +191,8 @@ class ExperimentConfig:
     reconstruction: AutoencoderObjectiveConfig = dataclasses.field(
         default_factory=AutoencoderObjectiveConfig
     )
+    focus: FocusConfig = dataclasses.field(default_factory=FocusConfig)
+    exif: ExifObjectiveConfig = dataclasses.field(default_factory=ExifObjectiveConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -233,6 +240,9 @@ class ExperimentConfig:
         if self.task == "autoencoder":
             if self.codec.kind != "autoencoder":
                 raise ValueError("codec.kind is 'pixels'; allowed: 'autoencoder' for its task")
+        elif self.task == "focus":
+            if self.codec.kind != "pixels":
+                raise ValueError("codec.kind is 'autoencoder'; allowed: 'pixels' with task='focus'")
         elif self.model.image_channels != self.codec.channels:
             raise ValueError(
                 f"model.image_channels is {self.model.image_channels}; allowed: "

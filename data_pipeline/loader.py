@@ -77,6 +77,7 @@ class LoaderConfig:
             is left out. When None, what the dataset says, else the sources' numbers of scenes.
         on_bad_record: `raise`, or `skip`: take the next readable scene in its place.
         text: bring the captions' embeddings, where the dataset has them.
+        taken: bring photographs through a camera's lens, and that camera.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class LoaderConfig:
     weights: Mapping[str, float] | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
     text: bool = False
+    taken: bool = False
 
     def __post_init__(self):
         check_int("global_batch_size", self.global_batch_size, 1, MAX_BATCH)
@@ -113,7 +115,9 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
     Raises:
         InvalidInput: as `make_loader`.
     """
-    scenes = open_split(config.path, config.split, config.max_layers, text=config.text)
+    scenes = open_split(
+        config.path, config.split, config.max_layers, text=config.text, taken=config.taken
+    )
     order = make_order(
         scenes.groups,
         config.global_batch_size,
@@ -123,6 +127,7 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
     beside = {
         "text": None if scenes.text is None else scenes.text.shape,
         "latents": None if scenes.info.latents is None else scenes.info.latents.sizes,
+        "taken": scenes.taken,
     }
     shapes = tuple(dataclasses.replace(shape, **beside) for shape in order.shapes)
     order = dataclasses.replace(order, shapes=shapes)

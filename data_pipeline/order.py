@@ -43,6 +43,7 @@ class Shape:
         share: of all batches.
         text: sizes of the captions' embeddings; None where batches have none.
         latents: sizes of latents; None where batches have none. Height and width are in cells.
+        taken: photographs come with the view through a camera's lens, and that camera.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Shape:
     share: float
     text: TextShape | None = None
     latents: LatentSizes | None = None
+    taken: bool = False
 
     def __str__(self) -> str:
         layers = f", {self.max_layers} layers" if self.max_layers else ""

@@ -179,9 +179,7 @@ class FocusTransformer(nn.Module):
         )
         return layer(jnp.concatenate((patches, place), axis=-1))
 
-    def _answer(
-        self, sequence: Float[Array, "b t c"], depths: Float[Array, "b n"]
-    ) -> FocusAnswer:
+    def _answer(self, sequence: Float[Array, "b t c"], depths: Float[Array, "b n"]) -> FocusAnswer:
         """Equations (1) to (3)."""
         config = self.config
         normed = nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(

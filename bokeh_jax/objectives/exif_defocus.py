@@ -121,9 +121,7 @@ def exif_defocus_loss(
 
 def scenes_of(
     batch: dict[str, Any], flipped: Array | None = None
-) -> tuple[
-    Float[Array, "b h w 3"], Float[Array, "b h w 3"], Float[Array, "b h w"], Exif
-]:
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"], Float[Array, "b h w"], Exif]:
     """Image, photograph (sRGB-encoded, [0, 1]), disparity and EXIF of a batch.
 
     Args:

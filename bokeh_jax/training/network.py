@@ -3,6 +3,7 @@
     network = frozen ∪ trained          two trees of dicts without a leaf in common
 
     task 'autoencoder'           codec: trained
+    task 'focus'                 focus: trained
     task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
@@ -22,8 +23,9 @@ from jaxtyping import Array, Key
 from bokeh_jax import models
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
-from bokeh_jax.models import autoencoder
+from bokeh_jax.models import autoencoder, focus_transformer
 from bokeh_jax.models.codec import CODEC
+from bokeh_jax.models.focus_transformer import FOCUS
 from bokeh_jax.models.lora import is_adapter, joined
 from bokeh_jax.training.rng import step_key
 
@@ -40,6 +42,8 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
     if config.task == "refocus":
         side = config.model.patch_size
         tree |= models.init_params(config.model, key, side, side)
+    if config.task == "focus":
+        tree[FOCUS] = focus_transformer.init_params(config.focus, key)
     if config.codec.kind == "autoencoder":
         # A stream of its own.
         codec_key = jax.random.fold_in(key, 1)
@@ -64,6 +68,8 @@ def network_axes(config: ExperimentConfig) -> Tree:
     tree: Tree = {}
     if config.task == "refocus":
         tree |= models.parameter_axes(config.model)
+    if config.task == "focus":
+        tree[FOCUS] = focus_transformer.parameter_axes(config.focus)
     if config.codec.kind == "autoencoder":
         tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
     return tree

@@ -17,6 +17,7 @@ from bokeh_jax.models.codec import decode, encode
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.simulation import physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
+from bokeh_jax.training.focus_data import focus_columns
 from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.sharding import replicated
@@ -44,7 +45,8 @@ def grid(
 def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyTree) -> Draw:
     """Loads a few fixed scenes and gives trained params -> picture, in the columns `COLUMNS`.
 
-    Of an autoencoder: each scene's photographs, and what comes back of them.
+    Of an autoencoder: each scene's photographs, and what comes back of them. Of the focus
+    transformer: image, attention, the lens blur that it leads to, photograph.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -57,11 +59,12 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         config.data.split,
         limit=PANEL_SCENES,
         text=preflight.reads_text(config),
+        taken=config.task == "focus",
     )
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
 
-    columns = _reconstructed if config.task == "autoencoder" else _refocused
+    columns = {"autoencoder": _reconstructed, "focus": focus_columns}.get(config.task, _refocused)
 
     # Whole on every process: all draw, and the one that writes can read it.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))

@@ -9,6 +9,7 @@ from typing import Any
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.training.focus_data import check_photographs
 from data_pipeline.dataset import DatasetInfo, dataset_info
 from data_pipeline.dataset_folder import LatentInfo
 
@@ -48,6 +49,9 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
         raise InvalidInput(
             f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.splits)}"
         )
+    if config.task == "focus":
+        check_photographs(config, info)
+        return info
     if info.latents is None:
         _check_frames(config, info)
     else:

@@ -204,7 +204,7 @@ def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
         )
     if config.task == "autoencoder":
         return
-    model = config.model.dit_config()
+    model = (config.focus if config.task == "focus" else config.model).dit_config()
     for name, value in (("num_heads", model.num_heads), ("mlp channels", model.mlp_dim)):
         if value % tensor:
             raise InvalidInput(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
+from bokeh_jax.objectives.exif_defocus import exif_defocus_loss
 from bokeh_jax.simulation import simulate_pairs
 
 PyTree = Any
@@ -23,6 +24,8 @@ def loss_of(config: ExperimentConfig) -> Loss:
     """The objective of the experiment's task; pure."""
     if config.task == "autoencoder":
         return functools.partial(_reconstruction, config=config)
+    if config.task == "focus":
+        return functools.partial(exif_defocus_loss, model=config.focus, objective=config.exif)
     return functools.partial(
         refocus_loss,
         model=config.model,
