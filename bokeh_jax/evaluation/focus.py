@@ -216,9 +216,9 @@ def _result(
 ) -> FocusResult:
     distance_m, range_per_m = hidden["focus_distance_m"], hidden["disparity_range_per_m"]
     low, high = range_per_m.T
-    exif = Exif.from_fields(batch["camera"])
+    exif = jax.tree.map(np.asarray, Exif.from_fields(jnp.asarray(batch["camera"])))
     # The thin lens in metres (optics.lens), times the metres that a unit of disparity stands for.
-    away_m = np.asarray(distance_m) - exif.focal_length_m
+    away_m = distance_m - exif.focal_length_m
     width_px = batch["image"].shape[2]
     blur_px = (
         exif.opening_radius_m
@@ -241,7 +241,7 @@ def _result(
         focus={name: found[name].astype(np.float64) for name in NAMES},
         truth=((1.0 / distance_m - low) / (high - low)).astype(np.float64),
         range_per_m=range_per_m.astype(np.float64),
-        octaves=np.log2(found["blur_px"] / np.asarray(blur_px)).astype(np.float64),
+        octaves=np.log2(found["blur_px"] / blur_px).astype(np.float64),
         uncertainty=found["uncertainty"].astype(np.float64),
         pictures=np.clip(np.stack(pictures, axis=1), 0.0, 1.0).astype(np.float32),
     )

@@ -28,9 +28,9 @@ Slopes of a rendering cost more than the rendering. Those of (3) by anything x b
 
     (4) ∂L/∂x = Σ r_k ∂e_k/∂x,     r_k = p_k exp(−e_k / τ) / Σ …   ('expected': r_k = p_k)
 
-so with `slopes` 'drawn' one depth of each photograph is drawn with the probabilities r_k and its
-∂e/∂x stands for the sum: right on average, with C renderings and one more that is differentiated.
-Slopes by the attention are always those of all depths.
+so one depth of each photograph is drawn with the probabilities r_k and its ∂e/∂x stands for the
+sum: right on average, with C renderings and one more that is differentiated. Slopes by the
+attention, which need no renderings', are those of all depths.
 
 No hidden truth enters: a batch has the photograph, A, d and EXIF, and the loader cannot read more.
 """
@@ -51,8 +51,6 @@ from bokeh_jax.optics import Exif, linear_to_srgb, render_defocus, srgb_to_linea
 
 Form = Literal["likelihood", "expected", "mean"]
 FORMS: tuple[Form, ...] = ("likelihood", "expected", "mean")
-Slopes = Literal["all", "drawn"]
-SLOPES: tuple[Slopes, ...] = ("all", "drawn")
 
 # Mean squared rounding of two images of 8 bits, 2 (1/255)² / 12, and as much for differences.
 _ROUNDING = 2 * 2.6e-6
@@ -67,7 +65,6 @@ class ExifObjectiveConfig:
         form: equation (3).
         num_candidates: C.
         temperature: τ.
-        slopes: of 'all' renderings, or of one 'drawn' for each photograph: equation (4).
         max_blur_fraction: largest radius that is rendered, over the width; a larger one is cut.
         flip_rate: share of the scenes that are seen in a mirror.
 
@@ -78,13 +75,11 @@ class ExifObjectiveConfig:
     form: Form = "likelihood"
     num_candidates: int = 5
     temperature: float = 0.1
-    slopes: Slopes = "drawn"
     max_blur_fraction: float = 0.1
     flip_rate: float = 0.5
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, FORMS)
-        check_choice("slopes", self.slopes, SLOPES)
         check_at_least("num_candidates", self.num_candidates, 2)
         if not 0 < self.temperature <= 10:
             raise InvalidInput(f"temperature is {self.temperature}; allowed: above 0, up to 10")
@@ -200,22 +195,16 @@ def reconstruction(
         return loss, {"defocus_error": loss}
     depths = candidates(answer.token_disparity, objective.num_candidates)
     shares = shared_out(answer.attention, answer.token_disparity, depths)
-    drawn = objective.slopes == "drawn"
-    if drawn:
-        errors = errors_at(*jax.lax.stop_gradient((depths, *behind_lens)))
-    else:
-        errors = errors_at(depths, *behind_lens)
+    errors = errors_at(*jax.lax.stop_gradient((depths, *behind_lens)))
     expected = jnp.mean(jnp.sum(shares * errors, axis=1))
     loss, logits = expected, jnp.log(shares + 1e-9)
     if objective.form == "likelihood":
         logits = logits - errors / objective.temperature
         loss = -objective.temperature * jnp.mean(jax.nn.logsumexp(logits, axis=1))
-    if drawn:
-        chosen = jax.vmap(jax.random.categorical)(keys, logits)[:, None]
-        own = jnp.mean(errors_at(jnp.take_along_axis(depths, chosen, axis=1), *behind_lens))
-        # Slopes without a value.
-        loss = loss + own - jax.lax.stop_gradient(own)
-    return loss, {"defocus_error": expected}
+    chosen = jax.vmap(jax.random.categorical)(keys, logits)[:, None]
+    own = jnp.mean(errors_at(jnp.take_along_axis(depths, chosen, axis=1), *behind_lens))
+    # Slopes without a value.
+    return loss + own - jax.lax.stop_gradient(own), {"defocus_error": expected}
 
 
 def lens_errors(

@@ -71,12 +71,13 @@ class Observer:
     ) -> Reporter:
         """A reporter that closes the meter's intervals and keeps the record."""
         scenes = self.config.training.global_batch_size
+        targets = 1 if self.config.task == "focus" else self.config.simulation.cameras.num_targets
         return Reporter(
             writer=writer,
             screen=screen,
             meter=self.meter,
             global_batch_size=scenes,
-            images_per_step=scenes * self.config.simulation.cameras.num_targets,
+            images_per_step=scenes * targets,
             machine=Machine(jax.device_count(), chip_named(jax.devices()[0].device_kind)),
             goodput=self._goodput,
             background_saves=self.saves_ended,
