@@ -14,7 +14,7 @@ n steps that ended in it, F the operations of the network's products in them, D 
 F is what the model needs (models/flops.py): the backward pass counts twice the forward one (less
 where adapters are all that is trained: no gradient of a frozen matrix is needed), what
 rematerialisation repeats counts nothing, nor does the simulation, nor the autoencoder of latents
-(a run that trains one reports no MFU). p is the dense bfloat16 peak
+(a run that trains one, or a network of depth or focus, reports no MFU). p is the dense bfloat16 peak
 (chips.py), whatever type the config computes in.
 """
 
@@ -74,7 +74,7 @@ class Interval:
 def images_per_step(config: ExperimentConfig) -> int:
     """Evaluations of the network in a step."""
     scenes = config.training.global_batch_size
-    if config.task in ("generate", "depth"):
+    if config.task in ("generate", "depth", "focus"):
         return scenes
     return scenes * config.simulation.cameras.num_targets
 

@@ -204,7 +204,9 @@ def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
         )
     if config.task == "autoencoder":
         return
-    model = config.depth if config.task == "depth" else config.model.dit_config()
+    model = config.depth
+    if config.task != "depth":
+        model = (config.focus if config.task == "focus" else config.model).dit_config()
     for name, value in (("num_heads", model.num_heads), ("mlp channels", model.mlp_dim)):
         if value % tensor:
             raise InvalidInput(
