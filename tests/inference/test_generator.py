@@ -160,7 +160,7 @@ def test_what_cannot_be_photographed_is_named(scene, camera, focus, scale_m, sai
 
 
 def test_what_is_missing_is_named(scene):
-    with pytest.raises(InvalidInput, match="f-number is 0.0; allowed: finite and above 0"):
+    with pytest.raises(InvalidInput, match=r"f-number is 0\.0; allowed: finite and above 0"):
         Camera(0.0, 50.0)
     bare = GeneratedScene("", 0, scene.image, scene.disparity)
     with pytest.raises(InvalidInput, match="focus is 'auto' without a focus model"):

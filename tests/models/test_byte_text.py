@@ -98,5 +98,5 @@ def test_bad_settings_are_named(field, value, said):
 
 
 def test_another_length_is_refused(params):
-    with pytest.raises(InvalidInput, match="prompts have 5 bytes; allowed: text.max_bytes 12"):
+    with pytest.raises(InvalidInput, match=r"prompts have 5 bytes; allowed: text\.max_bytes 12"):
         encode_prompts(SMALL, params, jnp.zeros((1, 5), jnp.uint8))

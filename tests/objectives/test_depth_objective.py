@@ -142,7 +142,7 @@ def test_a_tiny_network_learns_which_is_near():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(InvalidInput, match="gradient_weight is -1.0; allowed: 0 or more"):
+    with pytest.raises(InvalidInput, match=r"gradient_weight is -1\.0; allowed: 0 or more"):
         DepthObjectiveConfig(gradient_weight=-1.0)
     with pytest.raises(InvalidInput, match="gradient_scales is 0; allowed: 1 or more"):
         DepthObjectiveConfig(gradient_scales=0)
