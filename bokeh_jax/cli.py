@@ -13,6 +13,7 @@ from bokeh_jax.command_line import (
     add_train_arguments,
     run_and_exit_code,
 )
+from bokeh_jax.commands.apertures_arguments import add_apertures_arguments
 from bokeh_jax.commands.bench import add_lens_blur_arguments
 from bokeh_jax.commands.bench_codec import add_codec_arguments
 from bokeh_jax.commands.bench_data import add_data_arguments
@@ -221,6 +222,13 @@ def _bench_quality(arguments: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _bench_apertures(arguments: argparse.Namespace, overrides: Overrides) -> int:
+    from bokeh_jax.commands.apertures import bench_apertures
+
+    bench_apertures(arguments)
+    return 0
+
+
 def _bench_claims(arguments: argparse.Namespace, overrides: Overrides) -> int:
     from bokeh_jax.commands.claims import bench_claims
 
@@ -367,6 +375,11 @@ _BENCH_COMMANDS = {
         add_quality_arguments,
         _bench_quality,
     ),
+    "apertures": _Command(
+        "measure what aperture and focus do to generated scenes",
+        add_apertures_arguments,
+        _bench_apertures,
+    ),
     "claims": _Command(
         "train the arms that test the papers' claims from one common run, and compare them",
         add_claims_arguments,
@@ -434,7 +447,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _register(_CHECKPOINT_COMMANDS, checkpoints.add_subparsers(required=True, metavar="COMMAND"))
     bench = subparsers.add_parser(
-        "bench", help="measure: lens-blur, data, train-step, quality, claims, codec"
+        "bench", help="measure: lens-blur, data, train-step, quality, claims, codec, apertures"
     )
     _register(_BENCH_COMMANDS, bench.add_subparsers(required=True, metavar="COMMAND"))
     return parser

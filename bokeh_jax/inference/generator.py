@@ -37,7 +37,7 @@ from bokeh_jax.models import focus_transformer
 from bokeh_jax.models.byte_text import prompt_bytes
 from bokeh_jax.models.focus_transformer import FOCUS, FocusConfig
 from bokeh_jax.objectives.generate import CAPTION, sample_images
-from bokeh_jax.optics import Exif
+from bokeh_jax.optics import Exif, Lens
 from bokeh_jax.simulation import disparity_at
 from bokeh_jax.training.frozen import load_task
 from bokeh_jax.training.rng import example_keys, step_key
@@ -124,6 +124,7 @@ class Photographed:
         focus: what was in focus.
         focus_distance_m: where relative disparity 0 is infinitely far; inf at the horizon.
         max_radius_px: the largest blur.
+        lens: of relative disparity.
     """
 
     image: Float[np.ndarray, "h w 3"]
@@ -131,6 +132,7 @@ class Photographed:
     focus: FocusFound
     focus_distance_m: float
     max_radius_px: float
+    lens: Lens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +207,7 @@ class GeneratedScene:
         bound = radius_bound(radius_px / width_px, width_px)
         taken = photograph(self.image, depths, lens, settings, max_radius_px=bound)
         distance = float(exif.focus_distance_m(delta, sigma)[0]) if focus.disparity > 0 else np.inf
-        return Photographed(taken, camera, focus, distance, radius_px)
+        return Photographed(taken, camera, focus, distance, radius_px, lens)
 
     def _depths(self) -> Float[np.ndarray, "h w"]:
         if self.disparity is None:

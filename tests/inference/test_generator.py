@@ -234,3 +234,33 @@ def test_a_depth_run_serves_where_a_depth_model_does(runs, tmp_path):
     assert main(["render", str(photo), *asked, f"--out={tmp_path / 'out.png'}"]) == 0
     with Image.open(tmp_path / "out.png") as blurred:
         assert blurred.size == (32, 24)
+
+
+def test_the_bench_of_apertures_scores_captions_of_the_dataset(runs, tmp_path, capsys):
+    asked = [f"--checkpoint={runs / 'generate'}", f"--depth-model={runs / 'depth'}"]
+    asked += ["--scenes=2", "--f-numbers=22,2", "--scale=0.2", f"--out={tmp_path}"]
+    assert main(["bench", "apertures", *asked]) == 0
+    rows = (tmp_path / "apertures.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert rows[0].startswith("prompt,violations,lvcorr_rank")
+    assert "before a backdrop" in rows[1]
+    means = json.loads((tmp_path / "apertures.json").read_text())
+    # Two networks that have seen two batches: the lens is right all the same.
+    assert means["whole_psnr_db"]["mean"] > 20
+    assert "whole_psnr_db: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--f-numbers=2", "--f-numbers is '2'; allowed: two or more numbers"),
+        ("--scenes=0", "--scenes is 0; allowed: 1 or more"),
+        ("--prompts=nowhere.txt", "--prompts nowhere.txt cannot be read"),
+        ("--split=test", "split is 'test'; allowed in"),
+    ],
+)
+def test_bad_values_of_the_bench_are_refused(runs, tmp_path, capsys, option, said):
+    asked = [f"--checkpoint={runs / 'generate'}", f"--depth-model={runs / 'depth'}"]
+    assert main(["bench", "apertures", *asked, f"--out={tmp_path / 'out'}", option]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
