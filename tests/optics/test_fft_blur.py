@@ -23,9 +23,7 @@ def convolve_directly(plane, kernel):
     ("shape", "half", "num_zones", "symmetric"),
     [((9, 4), 3, 4, False), ((5, 5), 2, 1, True), ((1, 7), 0, 1, False), ((6, 11), 1, 4, True)],
 )
-def test_blurs_are_sums_over_layers_weighted_where_light_arrives(
-    shape, half, num_zones, symmetric
-):
+def test_blurs_are_sums_over_layers_weighted_where_light_arrives(shape, half, num_zones, symmetric):
     random = np.random.default_rng(half)
     # By layer, plane and example.
     planes = random.random((2, 3, 2, *shape), np.float32)
