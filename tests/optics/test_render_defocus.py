@@ -154,7 +154,7 @@ def directional_derivatives(max_radius_px, aperture):
     random = np.random.default_rng(8)
     probe = random.normal(size=image.shape)
     with jax.enable_x64(True):
-        arguments = [jnp.asarray(a) for a in (image, disparity, 0.437, 4.31)]
+        arguments = [jnp.asarray(a) for a in (image, disparity, 0.437, 2.61)]
 
         def loss(image, disparity, focus, blur):
             lens = Lens(focus, blur)
@@ -178,13 +178,13 @@ def directional_derivatives(max_radius_px, aperture):
 
 
 def test_derivatives_are_those_of_central_differences():
-    for reverse, central in directional_derivatives(2.5, Polygon(5)):
+    for reverse, central in directional_derivatives(1.5, Polygon(5)):
         assert abs(central) > 1e-3
         np.testing.assert_allclose(reverse, central, rtol=1e-5)
 
 
 def seen(image, disparity, lens, weight):
-    return jnp.sum(weight * render_defocus(image, disparity, lens, max_radius_px=4.0))
+    return jnp.sum(weight * render_defocus(image, disparity, lens, max_radius_px=3.5))
 
 
 value_and_slopes = jax.jit(jax.value_and_grad(seen, argnums=(0, 1, 2)))
@@ -194,7 +194,7 @@ value_and_slopes = jax.jit(jax.value_and_grad(seen, argnums=(0, 1, 2)))
 @pytest.mark.parametrize("brightness", [0.0, 1.0])
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_derivatives_are_finite_in_the_corners(blur, brightness, edge):
-    image = jnp.full((SIZE, SIZE, 3), brightness)
+    image = jnp.full((SIZE, SIZE, 3), jnp.float32(brightness))
     disparity = jnp.zeros((SIZE, SIZE)).at[4:9, 5:12].set(edge)
     weight = jnp.float32(np.random.default_rng(9).normal(size=image.shape))
     for focus in (0.0, 1.0, 0.6):
