@@ -12,8 +12,9 @@ import pytest
 pytest_plugins = ["tiny_experiment", "random_runs"]
 
 MOST_BYTES_KEPT = 3 << 30
-# By processor time, those of a quarter of a minute and more. A file stays with one worker, so that what its
-# tests share is made once; the longest go first, so that none is left to one worker at the end.
+# By processor time, those of a quarter of a minute and more. A file stays with one worker, so that
+# what its tests share is made once; the longest go first, so that none is left to one worker at the
+# end.
 LONGEST_FIRST = (
     "test_exact.py",
     "test_scores_and_report.py",
