@@ -12,32 +12,45 @@ import pytest
 pytest_plugins = ["tiny_experiment", "random_runs"]
 
 MOST_BYTES_KEPT = 3 << 30
-# By processor time, those of half a minute and more. A file stays with one worker, so that what its
-# tests share is made once; the longest go first, so that none is left to one worker at the end.
+# By processor time, those of a quarter of a minute and more. A file stays with one worker, so that
+# what its tests share is made once; the longest go first, so that none is left to one worker at the
+# end.
 LONGEST_FIRST = (
     "test_exact.py",
+    "test_scores_and_report.py",
     "test_torch_export.py",
+    "test_evaluate_command.py",
+    "test_render_defocus.py",
     "test_frozen.py",
     "test_nonfinite.py",
-    "test_stalled_jobs.py",
-    "test_evaluate_command.py",
-    "test_shapes.py",
-    "test_profiling.py",
-    "test_command_line.py",
-    "test_refocus_dit.py",
-    "test_train_loop.py",
-    "test_dit.py",
-    "test_checkpoint.py",
-    "test_text_encoder.py",
-    "test_refocus_objective.py",
     "test_lora.py",
+    "test_quality.py",
+    "test_dit.py",
+    "test_refocus_dit.py",
+    "test_shapes.py",
+    "test_sharding.py",
+    "test_refocus_objective.py",
+    "test_checkpoint.py",
+    "test_command_line.py",
     "test_render_command.py",
+    "test_depth_parity.py",
+    "test_latents_command.py",
+    "test_stalled_jobs.py",
+    "test_lora_parity.py",
+    "test_text_encoder.py",
+    "test_profiling.py",
     "test_condition_cache.py",
     "test_latents.py",
-    "test_latents_command.py",
     "test_diffusers_export.py",
-    "test_render_defocus.py",
-    "test_sharding.py",
+    "test_focal_stack.py",
+    "test_render_layers.py",
+    "test_aperture_gradients.py",
+    "test_train_loop.py",
+    "test_reading.py",
+    "test_autoencoder_parity.py",
+    "test_topology.py",
+    "test_ray_traced_scenes.py",
+    "test_warm_start.py",
 )
 CACHE_DIR = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "jax")

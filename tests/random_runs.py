@@ -4,10 +4,12 @@ Every weight of the others is random, and saved as training saves them.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_experiment import TINY
@@ -21,7 +23,7 @@ from bokeh_jax.training import sharding
 from bokeh_jax.training.checkpoint import DataPosition
 from bokeh_jax.training.frozen import digest, frozen_parameters
 from bokeh_jax.training.saver import open_saver
-from bokeh_jax.training.state import TrainState, create_state
+from bokeh_jax.training.state import TrainState, abstract_state
 from bokeh_jax.training.train import train
 
 AUTOENCODER = {
@@ -72,12 +74,32 @@ def perturbed(tree, seed, scale=0.1):
     return jax.tree.map(moved, tree)
 
 
+def started(shapes, seed):
+    """Such values as a network starts with, made by numpy: to compile its own start takes longer
+    than all that is done with it."""
+    rng = np.random.default_rng([seed, 1])
+
+    def value(path, leaf):
+        kind = path[-1].key
+        if kind == "scale":
+            return np.ones(leaf.shape, leaf.dtype)
+        if kind != "kernel":
+            return np.zeros(leaf.shape, leaf.dtype)
+        # The first axis of three is that of stacked blocks; four are a convolution's.
+        inputs = leaf.shape[-2] * (math.prod(leaf.shape[:-2]) if len(leaf.shape) == 4 else 1)
+        return rng.normal(0.0, 0.5 * inputs**-0.5, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
 def save_run(workdir, config, seed=0):
     """A checkpoint of step 7; raw parameters and averaged ones differ."""
-    state = jax.jit(lambda: create_state(config))()
+    shapes = abstract_state(config)
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
     frozen, _ = frozen_parameters(config, sharding.make_mesh(config.mesh, jax.devices()[:1]))
+    start = started(shapes.params, seed)
     state = dataclasses.replace(
-        state, params=perturbed(state.params, seed), ema=perturbed(state.params, seed + 1)
+        zeros, params=perturbed(start, seed), ema=perturbed(start, seed + 1)
     )
     with open_saver(workdir, config, digest(frozen)) as saver:
         saver.save(jax.device_put(state), DataPosition(7, 3, "0123456789abcdef"))
@@ -115,21 +137,21 @@ def latent_config(folder):
     )
     base = dataclasses.replace(config.model, lora=LoraConfig())
     key, codec = jax.random.key(1), config.codec.autoencoder
-    transformer = jax.jit(lambda: init_params(base, key, 2, 2)["dit"])()
-    coder = jax.jit(lambda: autoencoder.init_params(codec, key))()
+    transformer = jax.eval_shape(lambda: init_params(base, key, 2, 2)["dit"])
+    coder = jax.eval_shape(lambda: autoencoder.init_params(codec, key))
     dit = base.dit_config()
     # The run holds it in bfloat16, so the file loses nothing.
     write_tensors(
         folder / "transformer",
         flux_map(dit),
-        perturbed(transformer, 2),
+        perturbed(started(transformer, 2), 2),
         diffusers_config(dit),
         "bfloat16",
     )
     write_tensors(
         folder / "autoencoder",
         autoencoder_map(codec),
-        perturbed(coder, 3),
+        perturbed(started(coder, 3), 3),
         config_to_diffusers(codec),
     )
     return config

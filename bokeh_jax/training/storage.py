@@ -65,6 +65,20 @@ def _wait_for_left_reads() -> None:
 
 
 @contextlib.contextmanager
+def _older_objects_aside() -> Iterator[None]:
+    """The collector sees only what is made from here on.
+
+    A process that has traced programs holds millions of objects; to look through all of them for a
+    few reads took seconds.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
 def _no_late_messages() -> Iterator[None]:
     """Keeps to itself what arrives at an event loop that is closed, and what is never awaited.
 
@@ -97,7 +111,7 @@ def attempt(read: Callable[[], T]) -> tuple[T | None, str | None]:
     when it is collected: both are waited for here.
     """
     hush()
-    with _no_late_messages(), alone():
+    with _no_late_messages(), _older_objects_aside(), alone():
         try:
             return read(), None
         except (jax.errors.JaxRuntimeError, MemoryError):

@@ -8,20 +8,21 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from board_points import points_of
-from random_runs import perturbed
+from random_runs import perturbed, started
 
 from bokeh_jax.cli import main
 from bokeh_jax.commands.evaluate import folder_of, read_images
 from bokeh_jax.evaluation.methods import METHODS
-from bokeh_jax.training import checkpoint
 from bokeh_jax.training.checkpoint import DataPosition
 from bokeh_jax.training.saver import open_saver
-from bokeh_jax.training.state import create_state
+from bokeh_jax.training.state import abstract_state
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "240"))
 KEY = "eval_heldout/refocus"
@@ -30,9 +31,17 @@ KEY = "eval_heldout/refocus"
 @pytest.fixture(scope="module")
 def states(tiny):
     """Checkpoints of the steps 3, 7 and 12, each with other random parameters."""
-    made = jax.jit(lambda: create_state(tiny))()
+    shapes = abstract_state(tiny)
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
+
+    def answers_start_at_0(path, leaf):
+        return 0 * leaf if "final_layer" in jax.tree_util.keystr(path) else leaf
+
+    start = jax.tree_util.tree_map_with_path(answers_start_at_0, started(shapes.params, 0))
     return {
-        step: dataclasses.replace(made, ema=perturbed(made.ema, step, scale=0.02 * step))
+        step: dataclasses.replace(
+            zeros, params=start, ema=perturbed(start, step, scale=0.02 * step)
+        )
         for step in (3, 7, 12)
     }
 
@@ -56,7 +65,7 @@ def scores(workdir, step):
     return json.loads((folder_of(workdir, step, use_ema=True) / "scores.json").read_text())
 
 
-def started(workdir, *arguments):
+def process_of(workdir, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "bokeh_jax.cli", "eval", f"--workdir={workdir}", *arguments],
         stdout=subprocess.PIPE,
@@ -89,30 +98,21 @@ def test_all_evaluates_every_step_with_its_own_parameters(evaluated):
     )
 
 
-def test_what_is_evaluated_is_not_again_unless_asked_otherwise(evaluated, capsys):
-    assert main(["eval", f"--workdir={evaluated}", "--all"]) == 0
+def test_what_is_evaluated_is_not_again_unless_asked_otherwise(evaluated, tmp_path, capsys):
+    """And a checkpoint that cannot be read is left out of all."""
+    workdir = shutil.copytree(evaluated, tmp_path / "run")
+    assert main(["eval", f"--workdir={workdir}", "--all"]) == 0
     assert capsys.readouterr().out == ""
-    before = folder_of(evaluated, 3, use_ema=True).stat().st_mtime_ns
-    few = "--config.evaluation.num_scenes=2"
-    assert main(["eval", f"--workdir={evaluated}", "--step=3", few]) == 0
-    assert "(2 images)" in capsys.readouterr().out
-    assert folder_of(evaluated, 3, use_ema=True).stat().st_mtime_ns > before
-    # Other questions: done again.
-    assert main(["eval", f"--workdir={evaluated}", "--all"]) == 0
-    said = capsys.readouterr().out
-    assert "step 3; PSNR" in said
-    assert "step 7" not in said
-
-
-def test_a_checkpoint_that_cannot_be_read_is_left_out_of_all(evaluated, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")
+    before = folder_of(workdir, 7, use_ema=True).stat().st_mtime_ns
     shutil.rmtree(workdir / "checkpoints" / "3" / "state")
+    # Other questions: done again.
     few = "--config.evaluation.num_scenes=2"
     assert main(["eval", f"--workdir={workdir}", "--all", few]) == 0
     said = capsys.readouterr().out
     assert "step 3 left out: " in said
     assert "step 7; PSNR" in said
+    assert "(2 images)" in said
+    assert folder_of(workdir, 7, use_ema=True).stat().st_mtime_ns > before
     # Asked for by name it is an error.
     assert main(["eval", f"--workdir={workdir}", "--step=3", few]) == 2
     assert "checkpoints/3" in capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_two_processes_answer_as_one(evaluated, tmp_path):
     # Parameters are cut over both; a batch of 5 has to be filled up, as have 8 scenes.
     asked = ["--step=7", "--config.mesh.fsdp=2", "--config.mesh.min_sharded_bytes=0"]
     asked += ["--config.evaluation.batch_size=5"]
-    processes = [started(workdir, *job, f"--process-index={i}", *asked) for i in (0, 1)]
+    processes = [process_of(workdir, *job, f"--process-index={i}", *asked) for i in (0, 1)]
     said = [ended(process) for process in processes]
     assert said[0].count("PSNR in dB") == 1
     assert "PSNR" not in said[1]
@@ -142,29 +142,33 @@ def test_two_processes_answer_as_one(evaluated, tmp_path):
 def test_watching_takes_each_new_checkpoint_once_and_ends_with_the_run(
     evaluated, tiny, states, tmp_path, capsys
 ):
-    workdir = tmp_path / "run"
-    # Nothing is there yet.
-    process = started(workdir, "--watch", "--poll-seconds=0.2")
-    assert "has no checkpoint yet" in process.stdout.readline()
-    shutil.copytree(evaluated / "checkpoints", workdir / "checkpoints")
-    deadline = time.monotonic() + PATIENCE
-    while not (folder_of(workdir, 7, use_ema=True) / "scores.json").is_file():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.kill()
-    process.communicate()
-    shown = folder_of(workdir, 7, use_ema=True) / "scores.json"
-    before = shown.stat().st_mtime_ns
-    # Started again, it goes on with what is new, and the run's last step ends it.
-    save(workdir, tiny, states, 12)
-    assert checkpoint.steps(workdir)[-2:] == [7, 12]
-    capsys.readouterr()
-    assert main(["eval", f"--workdir={workdir}", "--watch", "--poll-seconds=0.2"]) == 0
-    said = capsys.readouterr().out
+    workdir, newest = tmp_path / "run", tmp_path / "newest"
+    save(newest, tiny, states, 12)
+    said = ""
+
+    def writes_checkpoints():
+        nonlocal said
+        deadline = time.monotonic() + PATIENCE
+        # Nothing is there yet.
+        while "has no checkpoint yet" not in said:
+            assert time.monotonic() < deadline
+            said += capsys.readouterr().out
+            time.sleep(0.05)
+        # Steps that are evaluated already, and the run's last one, which ends it.
+        shutil.copytree(evaluated / "evaluation", workdir / "evaluation")
+        shutil.copytree(evaluated / "checkpoints", tmp_path / "checkpoints")
+        (tmp_path / "checkpoints").rename(workdir / "checkpoints")
+        time.sleep(1.0)
+        (newest / "checkpoints" / "12").rename(workdir / "checkpoints" / "12")
+        return folder_of(workdir, 7, use_ema=True).stat().st_mtime_ns
+
+    with futures.ThreadPoolExecutor() as pool:
+        before = pool.submit(writes_checkpoints)
+        assert main(["eval", f"--workdir={workdir}", "--watch", "--poll-seconds=0.2"]) == 0
+    said += capsys.readouterr().out
     assert said.count("PSNR in dB") == 1
     assert "step 12; PSNR" in said
-    assert shown.stat().st_mtime_ns == before
+    assert folder_of(workdir, 7, use_ema=True).stat().st_mtime_ns == before.result()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,15 @@ def central_difference(function, value, step):
     return (function(value + step) - function(value - step)) / (2 * step)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+# `make test`: of the fields of blades, rings and rims all slopes are looked at once more below, in
+# one program (`ring_of_blades`).
+IN_SHORT = ("stretch", "amount of a picture", "pixel", "pixel aspect")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.long) for name in SHAPES],
+)
 def test_kernels_and_their_slopes_are_those_of_constants(name):
     make, value = SHAPES[name]
     with jax.enable_x64(True):

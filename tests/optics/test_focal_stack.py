@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bokeh_jax import optics
-from bokeh_jax.optics import Lens, Polygon, all_in_focus, in_focus_weights, stack
+from bokeh_jax.optics import Lens, Polygon, in_focus_weights, stack
 
 # Operation by operation they would take several times as long.
 focal_stack, render_defocus = (
     jax.jit(function, static_argnames=("aperture", "max_radius_px"))
     for function in (optics.focal_stack, optics.render_defocus)
 )
+all_in_focus = jax.jit(optics.all_in_focus, static_argnames=("window_px", "power"))
 
 
 @settings(deadline=None, max_examples=15)
@@ -74,12 +75,12 @@ def layered_photograph(size=48):
 def test_a_focal_stack_holds_the_photographs_of_its_lenses():
     image, disparity = layered_photograph(18)
     images, maps = jnp.stack([image, image[::-1]]), jnp.stack([disparity, 1 - disparity])
-    lenses = Lens(jnp.float32([[0.0, 0.5, 1.0], [0.2, 0.4, 0.8]]), 4.0)
-    options = {"aperture": Polygon(5), "max_radius_px": 4.0}
+    lenses = Lens(jnp.float32([[0.0, 0.5, 1.0], [0.2, 0.4, 0.8]]), 2.0)
+    options = {"aperture": Polygon(5), "max_radius_px": 2.0}
     pictures = focal_stack(images, maps, lenses, **options)
     assert pictures.shape == (2, 3, 18, 18, 3)
     for b, m in np.ndindex(2, 3):
-        lens = Lens(lenses.focus_disparity[b, m], 4.0)
+        lens = Lens(lenses.focus_disparity[b, m], 2.0)
         expected = render_defocus(images[b], maps[b], lens, **options)
         np.testing.assert_allclose(pictures[b, m], expected, atol=5e-6)
     with pytest.raises(ValueError, match=r"lenses must have the disparity's batch shape \(2,\)"):
@@ -115,7 +116,9 @@ def test_fusion_averages_what_has_no_detail_and_ignores_the_order():
 
 
 def test_fusion_has_finite_slopes_in_the_dark():
-    slope = jax.grad(lambda images: jnp.sum(all_in_focus(images) ** 2))(jnp.zeros((2, 6, 6, 3)))
+    slope = jax.jit(jax.grad(lambda images: jnp.sum(all_in_focus(images) ** 2)))(
+        jnp.zeros((2, 6, 6, 3))
+    )
     assert jnp.isfinite(slope).all()
 
 

@@ -2,7 +2,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from lens_ray_tracer import decibel, disc_points, trace, triangle_points
@@ -56,6 +55,12 @@ rendered = functools.partial(
     jax.jit(render_layers, static_argnames=("aperture", "max_radius_px", "margin_px")),
     margin_px=MARGIN,
 )
+photographed = jax.jit(
+    lambda layers, planes: (
+        composite_layers(layers, margin_px=MARGIN),
+        visible_disparity(layers[..., 3], planes, margin_px=MARGIN),
+    )
+)
 refocused = jax.jit(render_defocus, static_argnames=("aperture", "max_radius_px"))
 
 
@@ -105,8 +110,7 @@ def test_a_photograph_with_depth_matches_traced_rays(aperture, focus, least_deci
             [triangle_points([(0, 0), corners[i], corners[i + 1]], 7) for i in range(6)]
         )
     truth = trace(layers, FLAT, focus, 6.0, points, MARGIN)
-    image = composite_layers(jnp.asarray(layers), margin_px=MARGIN)
-    disparity = visible_disparity(jnp.asarray(layers[..., 3]), jnp.asarray(FLAT), margin_px=MARGIN)
+    image, disparity = photographed(layers, FLAT)
     picture = refocused(image, disparity, Lens(focus, 6.0), aperture=aperture, max_radius_px=6.0)
     inner = slice(6, -6)
     assert decibel(picture[inner, inner], truth[inner, inner]) > least_decibel

@@ -1,6 +1,7 @@
 """Checkpoints that are not what was saved: found, named, gone around."""
 
 import dataclasses
+import gc
 import json
 import shutil
 import sys
@@ -252,3 +253,15 @@ def test_only_a_read_of_orbax_is_given_up_in_silence(monkeypatch, folder, said):
 
     assert storage.attempt(read) == (None, "no such array")
     assert heard == said
+
+
+def test_a_read_leaves_older_objects_alone_and_gives_them_back():
+    seen = []
+
+    def read():
+        seen.append(gc.get_freeze_count())
+        raise OSError("no such array")
+
+    assert storage.attempt(read) == (None, "no such array")
+    assert seen[0] > 10_000
+    assert gc.get_freeze_count() == 0

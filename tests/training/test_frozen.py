@@ -125,7 +125,7 @@ def autoencoder_run(dataset, tmp_path_factory):
 def transformer_folder(tmp_path_factory):
     """A transformer in diffusers' layout, no weight of it 0: else no adapter would learn."""
     config = latent(lora={"rank": 0}).model
-    tree = jax.jit(lambda: init_params(config, jax.random.key(1), 2, 2)["dit"])()
+    tree = jax.eval_shape(lambda: init_params(config, jax.random.key(1), 2, 2)["dit"])
     rng = np.random.default_rng(0)
     tree = jax.tree.map(lambda x: rng.normal(0.0, 0.1, x.shape).astype(np.float32), tree)
     folder = tmp_path_factory.mktemp("flux") / "transformer"
@@ -146,7 +146,7 @@ def latent_config(dataset, autoencoder_run, transformer_folder):
                 "transformer": str(transformer_folder),
             },
             "data": {"path": str(dataset)},
-            "training": FEW,
+            "training": FEW | {"image_every_steps": 0},
             "optimizer": {"warmup_steps": 1, "ema_decay": 0.5},
         }
     )
@@ -164,8 +164,7 @@ def test_an_autoencoder_is_trained_by_the_same_loop(autoencoder_run):
     assert all('"reconstruction_psnr_db"' in line for line in lines)
     stored = checkpoint.read_step(autoencoder_run, 4)
     assert set(stored.tree["params"]) == {"codec"}
-    config = checkpoint.config_of(stored)
-    first = jax.jit(lambda: network.fresh_network(config)["codec"])()
+    first = checkpoint.load_params(autoencoder_run, 2, use_ema=False)["codec"]
     last = checkpoint.load_params(autoencoder_run, 4, use_ema=False)["codec"]
     moved = [
         not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, last)), strict=True)
@@ -194,10 +193,20 @@ def test_a_resumed_run_on_latents_is_the_whole_one(latent_run, latent_config, tm
     workdir, state = latent_run
     shutil.copytree(workdir, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "4")
-    # The run drew a panel; what is trained does not depend on it.
-    settings = dataclasses.replace(latent_config.training, image_every_steps=0)
+    again = train(latent_config, tmp_path / "half", visible=False).state
+    assert_same_parameters(state, again)
+
+
+@pytest.mark.long
+def test_what_is_trained_on_latents_does_not_depend_on_panels(latent_run, latent_config, tmp_path):
+    """`make test`: panels of the autoencoder's own run, and of runs in pixels."""
+    settings = dataclasses.replace(latent_config.training, image_every_steps=4)
     config = dataclasses.replace(latent_config, training=settings)
-    again = train(config, tmp_path / "half", visible=False).state
+    drawn = train(config, tmp_path / "run", visible=False).state
+    assert_same_parameters(latent_run[1], drawn)
+
+
+def assert_same_parameters(state, again):
     for name, leaf in leaves_by_name(state.params).items():
         np.testing.assert_array_equal(leaf, leaves_by_name(again.params)[name], err_msg=name)
 

@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from bokeh_jax.training.accounting import Machine, Meter
 from bokeh_jax.training.executables import loader_config
 from bokeh_jax.training.nonfinite import LostSteps
 from bokeh_jax.training.reporting import Reporter, Window
-from bokeh_jax.training.state import create_state
 from bokeh_jax.training.step import abstract_batch, by_shape, compile_step
 from bokeh_jax.training.step_metrics import step_metrics
 from bokeh_jax.training.train import train
@@ -143,11 +141,12 @@ def test_rows_that_had_to_be_replaced_are_reported(tmp_path):
 
 
 def test_a_batch_of_another_shape_is_refused(mixed):
-    placement = sharding.batch_sharding(sharding.make_mesh(mixed.mesh))
+    mesh = sharding.make_mesh(mixed.mesh)
+    placement = sharding.batch_sharding(mesh)
     loader = LoaderConfig(path=Path(mixed.data.path), global_batch_size=4)
     wide = next(shape for shape in shapes(loader) if shape.kind == "photographs")
     batch = abstract_batch(wide, 4, placement)
-    state = jax.jit(lambda: create_state(mixed))()
+    state = sharding.placed_state(mixed, mesh)
     step = by_shape([(batch, compile_step(mixed, state, {}, batch))], {})
     batches = make_loader(loader)
     for _ in range(4):
