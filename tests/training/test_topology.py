@@ -10,7 +10,7 @@ from real_jobs import ENVIRONMENT, ROOT
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import resolve
 
-# In a process of its own, that has eight devices: 4 -> 1 -> 8, saved anew by each.
+# In a process of its own, that has eight devices: 8 -> 4 -> 1, saved anew by each.
 MOVE = """
 import dataclasses, sys
 from pathlib import Path
@@ -48,14 +48,14 @@ def next_batch(position, mesh):
     loader.close()
     return float(batch_checksum(placed["scene_id"]))
 
-mesh = mesh_of(data=2, fsdp=2)
+mesh = mesh_of(data=2, fsdp=4)
 shardings = sharding.shardings_of(sharding.placed_state(config, mesh))
 state = jax.device_put(filled(config), shardings)
 assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
 truth = {name: np.asarray(leaf) for name, leaf in leaves_by_name(state).items()}
 position = checkpoint.DataPosition(5, config.seed, "fingerprint")
 batches = [next_batch(position, mesh)]
-for number, sizes in enumerate([dict(data=1), dict(data=2, fsdp=4)]):
+for number, sizes in enumerate([dict(data=2, fsdp=2), dict(data=1)]):
     folder = workdir / str(number)
     with open_saver(folder, config) as saver:
         saver.save(state, position)
@@ -74,7 +74,7 @@ print("moved", position)
 """
 
 
-def test_four_one_and_eight_devices_read_each_other(tiny, tmp_path):
+def test_eight_four_and_one_device_read_each_other(tiny, tmp_path):
     changes = json.loads(config_lib.to_json(tiny))
     changes["mesh"] |= {"min_sharded_bytes": 0}
     changes["training"] |= {"global_batch_size": 8}
