@@ -25,8 +25,10 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig
 from bokeh_jax.models.byte_text import ByteTextConfig
 from bokeh_jax.models.depth_config import DepthConfig
+from bokeh_jax.models.focus_transformer import FocusConfig
 from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
 from bokeh_jax.objectives.depth import DepthObjectiveConfig
+from bokeh_jax.objectives.exif_defocus import ExifObjectiveConfig
 from bokeh_jax.objectives.generate import GenerationConfig
 from bokeh_jax.simulation import SimulationConfig
 
@@ -173,7 +175,8 @@ class ExperimentConfig:
 
     Attributes:
         task: what is trained: the refocusing network, the autoencoder of its latents, the generator
-            of all-in-focus images from text, or the depth network.
+            of all-in-focus images from text, the depth network, or the focus distance
+            transformer.
         codec: what the network works on; with the task 'autoencoder', the shape of what is trained.
         objective: of the task 'refocus'.
         reconstruction: objective of the task 'autoencoder'.
@@ -181,10 +184,12 @@ class ExperimentConfig:
         generation: objective of the task 'generate'.
         depth: network of the task 'depth'.
         depth_objective: objective of the task 'depth'.
+        focus: network of the task 'focus'.
+        exif: objective of the task 'focus'.
     """
 
     name: str = "default"
-    task: Literal["refocus", "autoencoder", "generate", "depth"] = "refocus"
+    task: Literal["refocus", "autoencoder", "generate", "depth", "focus"] = "refocus"
     seed: int = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     simulation: SimulationConfig = dataclasses.field(default_factory=SimulationConfig)
@@ -199,6 +204,8 @@ class ExperimentConfig:
     generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
     depth_objective: DepthObjectiveConfig = dataclasses.field(default_factory=DepthObjectiveConfig)
+    focus: FocusConfig = dataclasses.field(default_factory=FocusConfig)
+    exif: ExifObjectiveConfig = dataclasses.field(default_factory=ExifObjectiveConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -253,6 +260,9 @@ class ExperimentConfig:
                     f"codec.kind is {self.codec.kind!r} and depth.kind {self.depth.kind!r}; "
                     "allowed: 'pixels' and 'relative' with task='depth'"
                 )
+        elif self.task == "focus":
+            if self.codec.kind != "pixels":
+                raise ValueError("codec.kind is 'autoencoder'; allowed: 'pixels' with task='focus'")
         elif self.model.image_channels != self.codec.channels:
             raise ValueError(
                 f"model.image_channels is {self.model.image_channels}; allowed: "

@@ -26,7 +26,7 @@ from data_pipeline.dataset_folder import (
     read_groups,
     read_metadata,
 )
-from data_pipeline.records import decode_hidden, decode_scene, parse_record
+from data_pipeline.records import decode_scene, parse_record
 from data_pipeline.text_table import TextReader, open_text
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "dataset_info",
     "fingerprint_of",
     "groups_file",
-    "load_hidden",
     "load_provenance",
     "load_split",
     "open_split",
@@ -59,6 +58,7 @@ class SplitReader:
         records: random access to the records' bytes.
         text: the captions' embeddings, where they are wanted and there.
         caption_bytes: length of the captions' own bytes, cut or filled up with 0; 0 for none.
+        taken: photographs bring the view through a camera's lens, and that camera.
     """
 
     info: DatasetInfo
@@ -69,6 +69,7 @@ class SplitReader:
     records: ArrayRecordDataSource
     text: TextReader | None = None
     caption_bytes: int = 0
+    taken: bool = False
 
     def __len__(self) -> int:
         return len(self.group_of)
@@ -118,7 +119,7 @@ class SplitReader:
         values, group = self.values(position), self.groups[self.group_of[position]]
         frame = (group.height_px, group.width_px)
         try:
-            scene = decode_scene(values, group.kind, frame, group.max_layers)
+            scene = decode_scene(values, group.kind, frame, group.max_layers, taken=self.taken)
             if self.text is not None:
                 scene |= self.text.values(position, values["caption"])
             if self.caption_bytes:
@@ -146,6 +147,7 @@ def open_split(
     *,
     text: bool = False,
     caption_bytes: int = 0,
+    taken: bool = False,
 ) -> SplitReader:
     """Open a split for reading by position.
 
@@ -155,6 +157,7 @@ def open_split(
         max_layers: length of the layer axis; each group's own maximum when None.
         text: bring the captions' embeddings, where the dataset has them.
         caption_bytes: bring so many bytes of every caption.
+        taken: bring photographs through a camera's lens, and that camera.
 
     Raises:
         InvalidInput: as `dataset_info`; no such split; `max_layers` below a group's.
@@ -173,7 +176,9 @@ def open_split(
     captions = None
     if text and info.text is not None:
         captions = open_text(path, split, info.text, len(index))
-    return SplitReader(info, split, groups, index, shards, records, captions, caption_bytes)
+    return SplitReader(
+        info, split, groups, index, shards, records, captions, caption_bytes, taken
+    )
 
 
 def _widen(group: Group, max_layers: int, path: Path) -> Group:
@@ -193,6 +198,7 @@ def load_split(
     *,
     text: bool = False,
     caption_bytes: int = 0,
+    taken: bool = False,
 ) -> dict[str, np.ndarray]:
     """Load scenes of one group of a split in their stored order, as one scene batch.
 
@@ -203,6 +209,7 @@ def load_split(
         group: which of the split's groups.
         text: bring the captions' embeddings, where the dataset has them.
         caption_bytes: bring so many bytes of every caption.
+        taken: bring photographs through a camera's lens, and that camera.
 
     Returns:
         The arrays of `SplitReader`'s scenes, stacked along a first axis.
@@ -212,22 +219,8 @@ def load_split(
     """
     if limit is not None and limit < 1:
         raise InvalidInput(f"limit is {limit}; allowed: at least 1, or None for all")
-    reader = open_split(path, split, text=text, caption_bytes=caption_bytes)
+    reader = open_split(path, split, text=text, caption_bytes=caption_bytes, taken=taken)
     scenes = [reader[int(position)] for position in reader.positions(group)[:limit]]
-    return {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}
-
-
-def load_hidden(path: Path, split: str) -> dict[str, np.ndarray]:
-    """Load what only an evaluation may know of a split's scenes, all groups, in stored order.
-
-    Returns:
-        The arrays of `records.decode_hidden`, stacked along a first axis.
-
-    Raises:
-        InvalidInput: as `open_split`.
-    """
-    reader = open_split(path, split)
-    scenes = [decode_hidden(reader.values(position)) for position in range(len(reader))]
     return {name: np.stack([scene[name] for scene in scenes]) for name in scenes[0]}
 
 

@@ -79,6 +79,7 @@ class LoaderConfig:
         on_bad_record: `raise`, or `skip`: take the next readable scene in its place.
         text: bring the captions' embeddings, where the dataset has them.
         caption_bytes: bring so many bytes of every caption; 0 for none.
+        taken: bring photographs through a camera's lens, and that camera.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class LoaderConfig:
     on_bad_record: Literal["raise", "skip"] = "raise"
     text: bool = False
     caption_bytes: int = 0
+    taken: bool = False
 
     def __post_init__(self):
         check_int("global_batch_size", self.global_batch_size, 1, MAX_BATCH)
@@ -122,6 +124,7 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
         config.max_layers,
         text=config.text,
         caption_bytes=config.caption_bytes,
+        taken=config.taken,
     )
     order = make_order(
         scenes.groups,
@@ -133,6 +136,7 @@ def open_rows(config: LoaderConfig) -> tuple[SplitReader, Order]:
         "text": None if scenes.text is None else scenes.text.shape,
         "latents": None if scenes.info.latents is None else scenes.info.latents.sizes,
         "caption_bytes": config.caption_bytes,
+        "taken": scenes.taken,
     }
     shapes = tuple(dataclasses.replace(shape, **beside) for shape in order.shapes)
     order = dataclasses.replace(order, shapes=shapes)

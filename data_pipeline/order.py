@@ -44,6 +44,7 @@ class Shape:
         text: sizes of the captions' embeddings; None where batches have none.
         latents: sizes of latents; None where batches have none. Height and width are in cells.
         caption_bytes: length of the captions' bytes; 0 where batches have none.
+        taken: photographs come with the view through a camera's lens, and that camera.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Shape:
     text: TextShape | None = None
     latents: LatentSizes | None = None
     caption_bytes: int = 0
+    taken: bool = False
 
     def __str__(self) -> str:
         layers = f", {self.max_layers} layers" if self.max_layers else ""

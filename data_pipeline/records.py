@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data_pipeline.image_codecs import (
@@ -51,8 +51,8 @@ DATASET_NAME = "refocus_scenes"
 DISPARITY_ONE = 65535
 
 __all__ = [
+    "EXIF_FIELDS",
     "check_scene",
-    "decode_hidden",
     "decode_jpeg",
     "decode_png",
     "decode_scene",
@@ -65,6 +65,9 @@ __all__ = [
     "serialize_record",
 ]
 
+# What a batch has of a camera. The subject's distance, which some cameras report, is where the
+# focus was: an answer and no question.
+EXIF_FIELDS = ("focal_length_mm", "focal_length_35mm_mm", "f_number")
 _CAMERA_FIELDS = tuple(field.name for field in dataclasses.fields(CameraExif))
 
 
@@ -220,7 +223,12 @@ def parse_record(record: bytes, kind: Kind = "layered") -> dict[str, Any]:
 
 
 def decode_scene(
-    values: Mapping[str, Any], kind: Kind, frame: tuple[int, int], max_layers: int
+    values: Mapping[str, Any],
+    kind: Kind,
+    frame: tuple[int, int],
+    max_layers: int,
+    *,
+    taken: bool = False,
 ) -> dict[str, np.ndarray]:
     """Decode a record's scene.
 
@@ -229,11 +237,12 @@ def decode_scene(
         kind: what the scene must be.
         frame: height and width that it must have, pixels.
         max_layers: length of the layer axis, filled up with alpha 0, disparity 0 and gain 1.
+        taken: bring the view through a camera's lens too, and that camera.
 
     Returns:
         `layers` uint8 [l, h, w, 4], `layer_disparity` float32 [l, 3], `layer_gain` float32 [l]; or
-        `image` uint8 [h, w, 3], `disparity` uint16 [h, w] (65535 is 1); or the
-        arrays of `latent_records`.
+        `image` uint8 [h, w, 3], `disparity` uint16 [h, w] (65535 is 1), where `taken` those of
+        `_decode_taken` too; or the arrays of `latent_records`.
 
     Raises:
         ValueError: a frame cannot be decoded, or something has another shape or is not finite.
@@ -246,7 +255,8 @@ def decode_scene(
         image, disparity = decode_frames(values["frames"]), decode_png(values["disparity"])
         _check("frames", image, (*frame, 3), np.uint8)
         _check("disparity", disparity, frame, np.uint16)
-        return {"image": image, "disparity": disparity}
+        scene = {"image": image, "disparity": disparity}
+        return scene | (_decode_taken(values, frame) if taken else {})
     planes, gains = values["layer_disparity"], values["layer_gain"]
     count, stacked = len(planes), decode_png(values["frames"])
     if not 1 <= count <= max_layers:
@@ -263,6 +273,21 @@ def decode_scene(
     }
 
 
+def _decode_taken(values: Mapping[str, Any], frame: tuple[int, int]) -> dict[str, np.ndarray]:
+    """`photograph` uint8 [h, w, 3] and `camera` float32 [3]: EXIF without the subject's distance.
+
+    Raises:
+        ValueError: there is no such photograph, or its camera is not known.
+    """
+    if not values["defocused"]:
+        raise ValueError("it has no view through a lens of finite aperture")
+    photograph, camera = decode_frames(values["defocused"]), values["camera"][: len(EXIF_FIELDS)]
+    _check("defocused", photograph, (*frame, 3), np.uint8)
+    if not (np.isfinite(camera).all() and (camera > 0).all()):
+        raise ValueError(f"its {', '.join(EXIF_FIELDS)} are {camera.tolist()}, not all above 0")
+    return {"photograph": photograph, "camera": camera}
+
+
 def _check(name: str, found: np.ndarray, shape: tuple[int, ...], dtype: Any) -> None:
     if found.shape != shape or found.dtype != dtype:
         raise ValueError(
@@ -271,22 +296,6 @@ def _check(name: str, found: np.ndarray, shape: tuple[int, ...], dtype: Any) -> 
         )
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise ValueError(f"its {name} has values that are not finite")
-
-
-def decode_hidden(values: Mapping[str, Any]) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Return what only an evaluation may know of a scene; NaN where unknown.
-
-    Returns:
-        `focus_distance_m` float32 [], `subject_xy` float32 [2], `camera` float32 [4] in the order
-        of CameraExif, `disparity_range_per_m` float32 [2].
-    """
-    hidden = values["hidden"]
-    return {
-        "focus_distance_m": np.asarray(hidden[0], np.float32),
-        "subject_xy": hidden[1:],
-        "camera": values["camera"],
-        "disparity_range_per_m": values["disparity_range_per_m"],
-    }
 
 
 def digest_scene(scene: Scene) -> bytes:

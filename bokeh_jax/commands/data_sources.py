@@ -92,7 +92,7 @@ def _photographer(scenes: Any, arguments: argparse.Namespace) -> SceneSource:
                 f"{flag_of} has {unknown[0]!r}; allowed: {', '.join(Habits._fields)}, each =WEIGHT"
             )
         weights = {name: _number(flag_of, name, weight) for name, _, weight in given}
-        habits = Habits(**{name: 0.0 for name in Habits._fields} | weights)
+        habits = Habits(**dict.fromkeys(Habits._fields, 0.0) | weights)
     return PhotographerSource(
         scenes,
         max_blur_fraction=_number(flag, "", most),

@@ -7,6 +7,9 @@
     <workdir>/evaluation/LABEL/step_300/           of `--label`: other settings beside the run's own
     <workdir>/tensorboard/evaluation/              one point a step and score
 
+Of runs with task='focus' there are photographs.csv and SPLIT-attention.png (`focus_scores`) in place
+of images.csv and the pictures.
+
 A step whose `scores.json` is there, and was made with the same settings, is done: `--all` and
 `--watch` do each once, however often they are started. All files appear by rename.
 """
@@ -27,8 +30,10 @@ from jax.experimental import multihost_utils
 from tensorboardX import SummaryWriter
 
 from bokeh_jax import config as config_lib
+from bokeh_jax.commands.focus_scores import print_answers, write_answers
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.evaluation.focus import make_focus_evaluation
 from bokeh_jax.evaluation.methods import METHODS, NAMES
 from bokeh_jax.evaluation.on_mesh import evaluation_mesh
 from bokeh_jax.evaluation.suite import TaskResult, make_evaluation, summary
@@ -93,7 +98,10 @@ def evaluate_workdir(workdir: Path, which: Which, overrides: list[str]) -> None:
     config = checkpoint.load_config(workdir, first)
     config = config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
     mesh = evaluation_mesh(config)
-    evaluate = make_evaluation(config, mesh)
+    make, write, show = make_evaluation, _write_answers, _print
+    if config.task == "focus":
+        make, write, show = make_focus_evaluation, write_answers, print_answers
+    evaluate = make(config, mesh)
     asked = _settings(config)
     for step in _steps(workdir, which, config, asked):
         try:
@@ -104,10 +112,12 @@ def evaluate_workdir(workdir: Path, which: Which, overrides: list[str]) -> None:
             # It may have been pruned since it was listed.
             log(f"step {step} left out: {error}")
             continue
-        results = evaluate(params)
+        results: list[Any] = evaluate(params)
         if jax.process_index() == 0:
-            _write(workdir, step, results, which, asked)
-            _print(step, results)
+            folder = folder_of(workdir, step, use_ema=which.use_ema, label=which.label)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(workdir, step, write(folder, results), which, asked)
+            show(step, results)
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -168,23 +178,27 @@ def _wait(ready: Callable[[], bool], which: Which, said: str) -> None:
 
 
 def _write(
-    workdir: Path, step: int, results: list[TaskResult], which: Which, asked: dict[str, Any]
+    workdir: Path, step: int, scores: dict[str, Any], which: Which, asked: dict[str, Any]
 ) -> None:
+    """The scores of a step whose answers are in its folder."""
     folder = folder_of(workdir, step, use_ema=which.use_ema, label=which.label)
-    folder.mkdir(parents=True, exist_ok=True)
-    for result in results:
-        for kind in ("pictures", "best", "worst"):
-            picture = Photo(grid(getattr(result, kind), zoom=3))
-            write_photo(folder / f"{result.key.replace('/', '-')}-{kind}.png", picture)
-    _write_images(folder / IMAGES_FILE, results)
-    scores = summary(results)
-    tree = {"step": step, "ema": which.use_ema, "scores": scores, "settings": asked}
     _write_board(workdir, step, scores, which)
+    tree = {"step": step, "ema": which.use_ema, "scores": scores, "settings": asked}
     # Last: it says that the rest is there.
     _write_json(folder / SCORES_FILE, tree)
     newest = folder.parent / SCORES_FILE
     if not newest.is_file() or json.loads(newest.read_text("utf-8"))["step"] <= step:
         _write_json(newest, tree)
+
+
+def _write_answers(folder: Path, results: list[TaskResult]) -> dict[str, Any]:
+    """Pictures and a row an image; returns the scores."""
+    for result in results:
+        for kind in ("pictures", "best", "worst"):
+            picture = Photo(grid(getattr(result, kind), zoom=3))
+            write_photo(folder / f"{result.key.replace('/', '-')}-{kind}.png", picture)
+    _write_images(folder / IMAGES_FILE, results)
+    return summary(results)
 
 
 def _write_board(workdir: Path, step: int, scores: dict[str, Any], which: Which) -> None:
@@ -193,7 +207,7 @@ def _write_board(workdir: Path, step: int, scores: dict[str, Any], which: Which)
     suffix = "" if which.use_ema else "_raw"
     for task, entry in scores.items():
         for kind in ("psnr_db", "stacked_psnr_db"):
-            for method, mean in entry[kind].items():
+            for method, mean in entry.get(kind, {}).items():
                 board.add_scalar(f"{kind}{suffix}/{task}/{method}", mean["mean"], step)
     board.close()
 

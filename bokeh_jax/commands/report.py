@@ -44,6 +44,11 @@ def report_workdir(workdir: Path, photos: list[str], others: list[Path]) -> Path
     step, scores = evaluated["step"], evaluated["scores"]
     folder = folder_of(workdir, step, use_ema=evaluated["ema"])
     config = checkpoint.load_config(workdir, step)
+    if config.task != "refocus":
+        raise InvalidInput(
+            f"{workdir} is a run with task={config.task!r}; allowed: 'refocus' (of 'focus', "
+            f"`bokeh-jax eval` leaves table and pictures in {folder})"
+        )
     lines = read_metrics(workdir / METRICS_FILE) if (workdir / METRICS_FILE).is_file() else []
     splits = sorted({key.split("/")[0] for key in scores if key.count("/") == 1}, reverse=True)
     pictures = [_photo_picture(item) for item in photos]

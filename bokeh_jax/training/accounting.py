@@ -14,7 +14,7 @@ n steps that ended in it, F the operations of the network's products in them, D 
 F is what the model needs (models/flops.py): the backward pass counts twice the forward one (less
 where adapters are all that is trained: no gradient of a frozen matrix is needed), what
 rematerialisation repeats counts nothing, nor does the simulation, nor the autoencoder of latents
-(a run that trains one reports no MFU). p is the dense bfloat16 peak
+(a run that trains one, or the focus transformer, reports no MFU). p is the dense bfloat16 peak
 (chips.py), whatever type the config computes in.
 """
 

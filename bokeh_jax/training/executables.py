@@ -24,7 +24,7 @@ def loader_config(config: ExperimentConfig) -> LoaderConfig:
         num_workers=config.data.num_workers,
         weights=preflight.source_weights(config) or None,
         on_bad_record=config.data.on_bad_record,
-        **preflight.captions_read(config),
+        **preflight.arrays_read(config),
     )
 
 
@@ -32,6 +32,8 @@ def _frames(config: ExperimentConfig, shape: Shape) -> str:
     stored = f"{shape.height_px}x{shape.width_px}"
     if shape.latents is not None:
         return f"{stored} cells"
+    if config.task == "focus":
+        return f"{stored} px"
     frame = config.simulation.frame_of((shape.height_px, shape.width_px))
     return f"stored {stored} px, working frame {frame[0]}x{frame[1]} px"
 

@@ -3,6 +3,7 @@
     network = frozen ∪ trained          two trees of dicts without a leaf in common
 
     task 'autoencoder'           codec: trained
+    task 'focus'                 focus: trained
     task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
     task 'generate'              dit, text: trained;                codec: frozen
     task 'depth'                 depth: trained
@@ -24,8 +25,9 @@ from jaxtyping import Array, Key
 from bokeh_jax import models
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
-from bokeh_jax.models import autoencoder, byte_text, depth_anything
+from bokeh_jax.models import autoencoder, byte_text, depth_anything, focus_transformer
 from bokeh_jax.models.codec import CODEC
+from bokeh_jax.models.focus_transformer import FOCUS
 from bokeh_jax.models.lora import is_adapter, joined
 from bokeh_jax.objectives.depth import DEPTH
 from bokeh_jax.objectives.generate import TEXT
@@ -50,6 +52,8 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
             tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
     if config.task == "depth":
         tree[DEPTH] = depth_anything.init_params(config.depth, key)
+    if config.task == "focus":
+        tree[FOCUS] = focus_transformer.init_params(config.focus, key)
     if config.codec.kind == "autoencoder":
         # A stream of its own.
         codec_key = jax.random.fold_in(key, 1)
@@ -80,6 +84,8 @@ def network_axes(config: ExperimentConfig) -> Tree:
             tree[TEXT] = byte_text.parameter_axes(config.text)
     if config.task == "depth":
         tree[DEPTH] = depth_anything.parameter_axes(config.depth)
+    if config.task == "focus":
+        tree[FOCUS] = focus_transformer.parameter_axes(config.focus)
     if config.codec.kind == "autoencoder":
         tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
     return tree

@@ -20,6 +20,7 @@ from bokeh_jax.objectives.depth import DEPTH
 from bokeh_jax.objectives.generate import all_in_focus, sample_images
 from bokeh_jax.simulation import draw_scenes, physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
+from bokeh_jax.training.focus_data import focus_columns
 from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
 from bokeh_jax.training.sharding import replicated
@@ -48,7 +49,8 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
     """Loads a few fixed scenes and gives trained params -> picture, in the columns `COLUMNS`.
 
     Of an autoencoder: each scene's photographs, and what comes back of them. Of a generator: an
-    image, and what its caption alone makes. Of a depth network: image, truth, answer.
+    image, and what its caption alone makes. Of a depth network: image, truth, answer. Of the focus
+    transformer: image, attention, the lens blur that it leads to, photograph.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -60,7 +62,7 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         Path(config.data.path),
         config.data.split,
         limit=PANEL_SCENES,
-        **preflight.captions_read(config),
+        **preflight.arrays_read(config),
     )
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
@@ -69,6 +71,7 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         "autoencoder": _reconstructed,
         "generate": _generated,
         "depth": _with_depth,
+        "focus": focus_columns,
         "refocus": _refocused,
     }[config.task]
 

@@ -9,6 +9,7 @@ from typing import Any
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.training.focus_data import check_photographs
 from data_pipeline.dataset import DatasetInfo, dataset_info
 from data_pipeline.dataset_folder import LatentInfo
 
@@ -48,6 +49,9 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
         raise InvalidInput(
             f"config key data.split is {config.data.split!r}; allowed: {', '.join(info.splits)}"
         )
+    if config.task == "focus":
+        check_photographs(config, info)
+        return info
     if info.latents is None:
         _check_frames(config, info)
     else:
@@ -134,10 +138,19 @@ def reads_text(config: ExperimentConfig) -> bool:
     return config.task == "refocus" and any(size is not None for size in sizes)
 
 
-def captions_read(config: ExperimentConfig) -> dict[str, Any]:
-    """What the loader is asked for of captions: their embeddings, or their own bytes."""
+def reads_photographs(config: ExperimentConfig) -> bool:
+    """Whether batches need what a camera has taken, and its EXIF."""
+    return config.task == "focus"
+
+
+def arrays_read(config: ExperimentConfig) -> dict[str, Any]:
+    """What the loader is asked for beside scenes: captions as embeddings or bytes, photographs."""
     writes = config.task == "generate" and config.generation.text_from == "bytes"
-    return {"text": reads_text(config), "caption_bytes": config.text.max_bytes if writes else 0}
+    return {
+        "text": reads_text(config),
+        "caption_bytes": config.text.max_bytes if writes else 0,
+        "taken": reads_photographs(config),
+    }
 
 
 def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:

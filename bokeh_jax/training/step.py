@@ -28,6 +28,7 @@ from bokeh_jax.training.step_metrics import batch_checksum, step_metrics
 from bokeh_jax.training.task import loss_of
 from data_pipeline.latent_records import latent_arrays
 from data_pipeline.order import Shape
+from data_pipeline.records import EXIF_FIELDS
 
 PyTree = Any
 Batch = Mapping[str, Any]
@@ -129,6 +130,9 @@ def abstract_batch(
     if shape.latents is not None:
         scene = latent_arrays((h, w), shape.latents)
         kinds["latents"] = {name: ((b, *size), dtype) for name, (size, dtype) in scene.items()}
+    if shape.taken:
+        kinds["photographs"]["photograph"] = ((b, h, w, 3), jnp.uint8)
+        kinds["photographs"]["camera"] = ((b, len(EXIF_FIELDS)), jnp.float32)
     arrays = kinds[shape.kind] | {"scene_id": ((b,), jnp.int32)}
     if (text := shape.text) is not None:
         arrays["text"] = ((b, text.num_tokens, text.token_dim), jnp.bfloat16)

@@ -13,6 +13,7 @@ from bokeh_jax.models.codec import CODEC
 from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
 from bokeh_jax.objectives.depth import depth_loss
 from bokeh_jax.objectives.generate import generate_loss
+from bokeh_jax.objectives.exif_defocus import exif_defocus_loss
 from bokeh_jax.simulation import simulate_pairs
 
 PyTree = Any
@@ -41,6 +42,8 @@ def loss_of(config: ExperimentConfig) -> Loss:
             simulation=config.simulation,
             objective=config.depth_objective,
         )
+    if config.task == "focus":
+        return functools.partial(exif_defocus_loss, model=config.focus, objective=config.exif)
     return functools.partial(
         refocus_loss,
         model=config.model,

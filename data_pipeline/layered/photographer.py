@@ -37,7 +37,7 @@ from data_pipeline.layered.composition import Composition
 from data_pipeline.layered.parts import to_uint8
 from data_pipeline.layered.source import LayeredSource, provenance
 from data_pipeline.layered.style import RICH
-from data_pipeline.layered.subjects import Habits, choose_subject
+from data_pipeline.layered.subjects import USUAL, Habits, choose_subject
 from data_pipeline.source import HiddenTruth, PhotoScene, check_split
 
 # Raise it whenever the same seed would give other photographs.
@@ -72,7 +72,7 @@ class PhotographerSource:
     max_blur_fraction: float = 0.05
     deep_rate: float = 0.15
     least_blur_fraction: float = 0.0
-    habits: Habits = Habits()
+    habits: Habits = USUAL
     name: str = "photographer"
 
     def __post_init__(self):

@@ -41,6 +41,9 @@ class Habits(NamedTuple):
         return self
 
 
+USUAL = Habits()
+
+
 class Subject(NamedTuple):
     """A layer's index and a point on it, (x, y) in whole pixels of the frame."""
 
@@ -52,7 +55,7 @@ def choose_subject(
     rng: np.random.Generator,
     parts: tuple[Part, ...],
     seen: Float[np.ndarray, "l h w"],
-    habits: Habits = Habits(),
+    habits: Habits = USUAL,
 ) -> Subject:
     """Choose what to focus on.
 

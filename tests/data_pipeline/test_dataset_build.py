@@ -19,11 +19,11 @@ from data_pipeline import dataset, tfds_builder
 from data_pipeline.builder import Progress, RefocusScenes, ScenesConfig, build
 from data_pipeline.dataset import (
     dataset_info,
-    load_hidden,
     load_provenance,
     load_split,
     open_split,
 )
+from data_pipeline.hidden import load_hidden
 from data_pipeline.records import decode_scene, encode_scene, parse_record, serialize_record
 from data_pipeline.source import PhotoScene, kind_of
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_source import photo
 
+from data_pipeline.hidden import decode_hidden
 from data_pipeline.records import (
     check_scene,
-    decode_hidden,
     decode_png,
     decode_scene,
     digest_scene,
