@@ -285,6 +285,12 @@ class ExperimentConfig:
                     f"{width}, or the width of stored embeddings with generation.text_from='stored'"
                 )
 
+    @property
+    def text_width(self) -> int:
+        """Features of a text token, of a task whose network reads text."""
+        assert self.model.text_dim is not None  # `_check_text`
+        return self.model.text_dim
+
     def grid_of(self, stored: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of what the network works on, of scenes stored in frames of this size."""
         height_px, width_px = self.simulation.frame_of(stored)

@@ -269,6 +269,11 @@ class Generator:
                 embeddings of another encoder.
         """
         config, params, found = load_task(workdir, "generate", step, use_ema=use_ema)
+        if config.generation.images != "all_in_focus":
+            raise InvalidInput(
+                f"{workdir} makes images={config.generation.images!r}, which have a lens's blur "
+                "already; allowed here: 'all_in_focus'; `inference.token_camera` takes such runs"
+            )
         if config.generation.text_from != "bytes":
             raise InvalidInput(
                 f"{workdir} reads prompts with generation.text_from="

@@ -5,7 +5,7 @@
     task 'autoencoder'           codec: trained
     task 'focus'                 focus: trained
     task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
-    task 'generate'              dit, text: trained;                codec: frozen
+    task 'generate'              dit, text, exif_tokens: trained;   codec: frozen
     task 'depth'                 depth: trained
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
@@ -25,8 +25,9 @@ from jaxtyping import Array, Key
 from bokeh_jax import models
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
-from bokeh_jax.models import autoencoder, byte_text, depth_anything, focus_transformer
+from bokeh_jax.models import autoencoder, byte_text, depth_anything, exif_tokens, focus_transformer
 from bokeh_jax.models.codec import CODEC
+from bokeh_jax.models.exif_tokens import EXIF_TOKENS
 from bokeh_jax.models.focus_transformer import FOCUS
 from bokeh_jax.models.lora import is_adapter, joined
 from bokeh_jax.objectives.depth import DEPTH
@@ -48,8 +49,7 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
         tree |= models.init_params(config.model, key, side, side)
     if config.task == "generate":
         tree |= models.init_params(config.model, key, side := config.model.patch_size, side, False)
-        if config.generation.text_from == "bytes":
-            tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
+        tree |= _init_told(config, key, config.generation.exif_tokens)
     if config.task == "depth":
         tree[DEPTH] = depth_anything.init_params(config.depth, key)
     if config.task == "focus":
@@ -59,6 +59,27 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
         codec_key = jax.random.fold_in(key, 1)
         tree[CODEC] = autoencoder.init_params(config.codec.autoencoder, codec_key)
     return _halved(config, tree)
+
+
+def _init_told(config: ExperimentConfig, key: Key[Array, ""], exif: bool) -> Tree:
+    """What tells a generator of prompts and, where so, of cameras; streams of their own."""
+    tree: Tree = {}
+    if config.generation.text_from == "bytes":
+        tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
+    if exif:
+        width = config.text_width
+        tree[EXIF_TOKENS] = exif_tokens.init_params(width, jax.random.fold_in(key, 3))
+    return tree
+
+
+def _told_axes(config: ExperimentConfig, exif: bool) -> Tree:
+    """As `_init_told`, names of axes in the parameters' places."""
+    tree: Tree = {}
+    if config.generation.text_from == "bytes":
+        tree[TEXT] = byte_text.parameter_axes(config.text)
+    if exif:
+        tree[EXIF_TOKENS] = exif_tokens.parameter_axes(config.text_width)
+    return tree
 
 
 def fresh_network(config: ExperimentConfig) -> Tree:
@@ -80,8 +101,7 @@ def network_axes(config: ExperimentConfig) -> Tree:
         tree |= models.parameter_axes(config.model)
     if config.task == "generate":
         tree |= models.parameter_axes(config.model, camera=False)
-        if config.generation.text_from == "bytes":
-            tree[TEXT] = byte_text.parameter_axes(config.text)
+        tree |= _told_axes(config, config.generation.exif_tokens)
     if config.task == "depth":
         tree[DEPTH] = depth_anything.parameter_axes(config.depth)
     if config.task == "focus":

@@ -17,7 +17,7 @@ from bokeh_jax.models import depth_anything
 from bokeh_jax.models.codec import decode, encode
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.objectives.depth import DEPTH
-from bokeh_jax.objectives.generate import all_in_focus, sample_images
+from bokeh_jax.objectives.generate import all_in_focus, photographs_taken, sample_images
 from bokeh_jax.simulation import draw_scenes, physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
 from bokeh_jax.training.focus_data import focus_columns
@@ -111,8 +111,9 @@ def _refocused(
 def _generated(
     params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
 ) -> list[jax.Array]:
-    """An image of the dataset, and what its caption makes."""
-    images = all_in_focus(batch, keys, config.simulation)
+    """An image of the dataset, and what its caption (and its camera) makes."""
+    shown = photographs_taken if config.generation.images == "photographs" else all_in_focus
+    images = shown(batch, keys, config.simulation)
     stored = batch["layers"].shape[2:4] if "layers" in batch else batch["image"].shape[1:3]
     made = sample_images(
         params,

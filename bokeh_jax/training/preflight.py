@@ -10,7 +10,7 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training.focus_data import check_photographs
-from data_pipeline.dataset import DatasetInfo, dataset_info
+from data_pipeline.dataset import DatasetInfo, dataset_info, load_split
 from data_pipeline.dataset_folder import LatentInfo
 
 
@@ -56,6 +56,8 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
         _check_frames(config, info)
     else:
         check_latents(config, info.latents)
+    if reads_photographs(config):
+        check_taken(config, info)
     check_patches(config)
     check_pretrained(config)
     check_text(config, info)
@@ -75,6 +77,35 @@ def _check_frames(config: ExperimentConfig, info: DatasetInfo) -> None:
                 f"{frame[0]}x{frame[1]} px (simulation.size_px={simulation.size_px}) with blur "
                 f"radii up to {simulation.max_radius_px(frame[1]):g} px"
             )
+
+
+def check_taken(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """The split holds photographs with EXIF, in frames that are taken whole.
+
+    The first scene of every group is read; the loader looks at each as it comes.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    path, split = Path(config.data.path), config.data.split
+    needs = f"task={config.task!r} learns from photographs with EXIF"
+    for index, group in enumerate(info.splits[split]):
+        if group.kind != "photographs":
+            raise InvalidInput(
+                f"dataset {path} has scenes of kind {group.kind!r} and {needs}; allowed: "
+                "'photographs', such as `data build --source=photographer` makes"
+            )
+        stored = (group.height_px, group.width_px)
+        if (frame := config.simulation.frame_of(stored)) != stored:
+            raise InvalidInput(
+                f"dataset {path} has photographs of {stored[0]}x{stored[1]} px; allowed: "
+                f"{frame[0]}x{frame[1]} px, which simulation.size_px={config.simulation.size_px} "
+                "asks for: EXIF is of the whole photograph"
+            )
+        try:
+            load_split(path, split, limit=1, group=index, taken=True)
+        except InvalidInput as error:
+            raise InvalidInput(f"{needs}; {error}") from None
 
 
 def latent_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -140,7 +171,8 @@ def reads_text(config: ExperimentConfig) -> bool:
 
 def reads_photographs(config: ExperimentConfig) -> bool:
     """Whether batches need what a camera has taken, and its EXIF."""
-    return config.task == "focus"
+    shown = config.task == "generate" and config.generation.images == "photographs"
+    return shown or config.task == "focus"
 
 
 def arrays_read(config: ExperimentConfig) -> dict[str, Any]:
