@@ -20,6 +20,7 @@ from bokeh_jax.objectives.depth import DEPTH
 from bokeh_jax.objectives.generate import all_in_focus, photographs_taken, sample_images
 from bokeh_jax.simulation import draw_scenes, physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
+from bokeh_jax.training.defocus_panel import defocus_columns
 from bokeh_jax.training.focus_data import focus_columns
 from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
@@ -50,7 +51,8 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
 
     Of an autoencoder: each scene's photographs, and what comes back of them. Of a generator: an
     image, and what its caption alone makes. Of a depth network: image, truth, answer. Of the focus
-    transformer: image, attention, the lens blur that it leads to, photograph.
+    transformer: image, attention, the lens blur that it leads to, photograph. Of the task 'defocus'
+    `defocus_columns`.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -72,6 +74,7 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         "generate": _generated,
         "depth": _with_depth,
         "focus": focus_columns,
+        "defocus": defocus_columns,
         "refocus": _refocused,
     }[config.task]
 

@@ -163,7 +163,7 @@ def check_same_codec(config: ExperimentConfig, info: DatasetInfo, codec: str) ->
 
 def reads_text(config: ExperimentConfig) -> bool:
     """Whether the network is told of captions by the embeddings that the dataset has of them."""
-    if config.task == "generate":
+    if config.has_generator:
         return config.generation.text_from == "stored"
     sizes = (config.model.text_dim, config.model.pooled_dim)
     return config.task == "refocus" and any(size is not None for size in sizes)
@@ -172,12 +172,12 @@ def reads_text(config: ExperimentConfig) -> bool:
 def reads_photographs(config: ExperimentConfig) -> bool:
     """Whether batches need what a camera has taken, and its EXIF."""
     shown = config.task == "generate" and config.generation.images == "photographs"
-    return shown or config.task == "focus"
+    return shown or config.task in ("focus", "defocus")
 
 
 def arrays_read(config: ExperimentConfig) -> dict[str, Any]:
     """What the loader is asked for beside scenes: captions as embeddings or bytes, photographs."""
-    writes = config.task == "generate" and config.generation.text_from == "bytes"
+    writes = config.has_generator and config.generation.text_from == "bytes"
     return {
         "text": reads_text(config),
         "caption_bytes": config.text.max_bytes if writes else 0,
@@ -191,7 +191,7 @@ def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:
     Raises:
         InvalidInput: they have other sizes.
     """
-    if info.text is None and reads_text(config) and config.task == "generate":
+    if info.text is None and reads_text(config) and config.has_generator:
         raise InvalidInput(
             f"dataset {config.data.path} has no embeddings of captions; allowed with "
             "generation.text_from='stored': one built with --text-encoder"
@@ -215,7 +215,7 @@ def said_of_text(config: ExperimentConfig, info: DatasetInfo) -> str:
     if reads_text(config):
         if info.text is None:
             return "text: the dataset has none; every prompt is empty"
-        settings = config.generation if config.task == "generate" else config.objective
+        settings = config.generation if config.has_generator else config.objective
         dropped = 100 * settings.text_dropout_rate
         return f"text: {info.text}; {dropped:g} % of the scenes without"
     if info.text is not None:
@@ -238,6 +238,16 @@ def check_patches(config: ExperimentConfig) -> None:
                 f"depth.patch_px={patch}"
             )
         return
+    if config.task == "defocus":
+        for key, side in (
+            ("depth.patch_px", config.depth.patch_px),
+            ("focus.patch_size", config.focus.patch_size),
+        ):
+            if multiple_px % side:
+                raise InvalidInput(
+                    f"config key simulation.frame_multiple_px is {multiple_px}; allowed: multiples "
+                    f"of {key}={side}"
+                )
     patch = 1 if config.task == "autoencoder" else config.model.patch_size
     if multiple_px % (patch * cell_px):
         times = "" if cell_px == 1 else f", {cell_px} times that of the codec's cells"
@@ -253,8 +263,15 @@ def check_pretrained(config: ExperimentConfig) -> None:
     Raises:
         InvalidInput: there is none.
     """
-    wants = config.task in ("refocus", "generate") and config.codec.kind == "autoencoder"
-    if wants and not config.pretrained.autoencoder:
+    needed = ("teacher", "depth") if config.task == "defocus" else ()
+    for name in needed:
+        if not getattr(config.pretrained, name):
+            raise InvalidInput(
+                f"config key pretrained.{name} is ''; allowed with task='defocus', which does not "
+                "train it: the workdir of a run"
+            )
+    wants = config.task in ("refocus", "generate", "defocus")
+    if wants and config.codec.kind == "autoencoder" and not config.pretrained.autoencoder:
         raise InvalidInput(
             "config key pretrained.autoencoder is ''; allowed with codec.kind='autoencoder': a "
             "folder in diffusers' layout, or the workdir of a run with task='autoencoder'"

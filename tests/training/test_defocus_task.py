@@ -1,0 +1,170 @@
+"""The task 'defocus' and its teacher in the one loop: real steps, their parts, and a resume."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny_defocus import READS_EXIF, build_photographs, config_of, save_parts
+
+from bokeh_jax import config as config_lib
+from bokeh_jax.errors import InvalidInput
+from bokeh_jax.leaf_names import leaves_by_name
+from bokeh_jax.training import checkpoint, network, preflight, sharding
+from bokeh_jax.training.frozen import frozen_parameters
+from bokeh_jax.training.pretrained_runs import leaves_of_runs
+from bokeh_jax.training.state import apply_gradients, create_state
+from bokeh_jax.training.train import train
+from bokeh_jax.training.writers import METRICS_FILE, read_metrics
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return build_photographs(tmp_path_factory.mktemp("photographs") / "data")
+
+
+@pytest.fixture(scope="module")
+def parts(photographs, tmp_path_factory):
+    return save_parts(tmp_path_factory.mktemp("parts"), photographs)
+
+
+@pytest.fixture(scope="module")
+def config(photographs, parts):
+    return config_of(
+        "defocus", photographs, pretrained=parts, matching={"num_steps": 2, "fake_updates": 4}
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    return workdir, train(config, workdir, visible=False).state
+
+
+def averaged(workdir):
+    return leaves_by_name(checkpoint.load_params(workdir, 7))
+
+
+def test_parts_come_from_their_runs_and_only_those_that_learn_are_kept(run, config, parts):
+    workdir, _ = run
+    stored = checkpoint.read_step(workdir, 4)
+    trained = {"dit", "text", "focus", "fake", "head"}
+    assert set(stored.tree["params"]) == trained
+    assert stored.record.frozen
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    frozen, _ = frozen_parameters(config, mesh)
+    assert set(frozen) == {"depth", "teacher"}
+    state = sharding.placed_state(config, mesh)
+    begun, said = leaves_of_runs(config, state.params)
+    assert len(said) == 3, "depth is frozen, the other three are where training starts"
+    teacher = averaged(parts["teacher"])
+    for name, leaf in teacher.items():
+        np.testing.assert_array_equal(leaves_by_name(frozen["teacher"])[name], leaf)
+        np.testing.assert_array_equal(begun[f"fake/{name}"], leaf)
+    for key, source in (("dit", "generator"), ("text", "generator"), ("focus", "focus")):
+        for name, leaf in averaged(parts[source]).items():
+            if name.startswith(f"{key}/"):
+                np.testing.assert_array_equal(begun[name], leaf)
+    assert {name.split("/")[0] for name in begun} == trained - {"head"}
+
+
+def test_every_trained_part_moves_in_real_steps(run, config):
+    workdir, state = run
+    lines = read_metrics(workdir / METRICS_FILE)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    names = ("loss", "matching_loss", "adversarial_loss", "fake_loss", "head_loss", "blur_px")
+    assert all(np.isfinite(line[name]) for line in lines for name in names)
+    first = leaves_by_name(checkpoint.load_params(workdir, 2, use_ema=False))
+    last = leaves_by_name(state.params)
+    for part in ("dit", "text", "focus", "fake", "head"):
+        moved = [
+            not np.array_equal(first[name], last[name])
+            for name in last
+            if name.startswith(f"{part}/")
+        ]
+        assert any(moved), part
+
+
+def test_a_resumed_run_is_the_whole_one(run, config, tmp_path):
+    workdir, state = run
+    shutil.copytree(workdir, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "4")
+    again = train(config, tmp_path / "half", visible=False).state
+    pairs = zip(*map(jax.tree.leaves, (state, again)), strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_what_makes_photographs_learns_more_slowly_than_what_judges_them(config):
+    """Adam's first update is the rate, whatever the gradient: a quarter of it for the generator."""
+    zeros = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: create_state(config))
+    )
+    ones = jax.tree.map(np.ones_like, zeros.params)
+    state = dataclasses.replace(zeros, step=np.int32(2))
+    with jax.disable_jit():
+        updated = apply_gradients(state, ones, config).params
+    sizes = {
+        part: {round(float(np.abs(leaf).max()), 9) for leaf in jax.tree.leaves(updated[part])}
+        for part in updated
+    }
+    assert len({size for part in ("dit", "text", "focus") for size in sizes[part]}) == 1
+    assert len(sizes["fake"] | sizes["head"]) == 1
+    np.testing.assert_allclose(4 * max(sizes["dit"]), max(sizes["fake"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"pretrained": {"teacher": ""}}, r"config key pretrained\.teacher is ''; allowed"),
+        ({"pretrained": {"depth": ""}}, r"config key pretrained\.depth is ''; allowed"),
+        ({"data": {"path": "LAYERED"}}, r"has scenes of kind 'layered' and task='defocus' learns"),
+        ({"simulation": {"size_px": 12}}, r"has photographs of 16x16 px; allowed: 12x12 px"),
+        ({"depth": {"patch_px": 8}}, r"multiples of depth\.patch_px=8"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(changes, line, config, dataset):
+    values = json.loads(config_lib.to_json(config))
+    for group, fields in changes.items():
+        values[group] |= {
+            name: str(dataset) if value == "LAYERED" else value for name, value in fields.items()
+        }
+    with pytest.raises(InvalidInput, match=line):
+        preflight.check_dataset(config_lib.resolve(values))
+
+
+def test_a_run_of_another_kind_is_no_teacher(config, parts):
+    for other, line in (
+        (parts["depth"], "a run with task='depth'; allowed: task='generate'"),
+        (
+            parts["generator"],
+            r"which has generation\.images='all_in_focus'; allowed: 'photographs'",
+        ),
+    ):
+        wrong = dataclasses.replace(
+            config, pretrained=dataclasses.replace(config.pretrained, teacher=other)
+        )
+        mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+        with pytest.raises(InvalidInput, match=line):
+            leaves_of_runs(wrong, sharding.placed_frozen(wrong, mesh))
+
+
+def test_other_tasks_have_no_such_parts(photographs, parts):
+    other = config_of("generate", photographs, pretrained={"teacher": parts["teacher"]})
+    with pytest.raises(InvalidInput, match=r"pretrained\.teacher is .* as only task='defocus'"):
+        leaves_of_runs(other, {})
+
+
+def test_photographs_and_exif_are_what_the_teacher_is_trained_on(photographs, tmp_path):
+    config = config_of("generate", photographs, generation=READS_EXIF | {"exif_dropout_rate": 0.0})
+    trained = network.trained_part(config, network.abstract_network(config))
+    assert set(trained) == {"dit", "text", "exif_tokens"}
+    assert preflight.arrays_read(config) == {"text": False, "caption_bytes": 8, "taken": True}
+    settings = dataclasses.replace(config.training, num_steps=5, checkpoint_every_steps=5)
+    config = dataclasses.replace(config, training=settings)
+    state = train(config, tmp_path, visible=False).state
+    # Adam's moments tell which parameters had gradients.
+    moments = leaves_by_name(state.opt_state)
+    seen = [leaf for name, leaf in moments.items() if "nu" in name and "exif_tokens" in name]
+    assert any(float(np.abs(leaf).max()) > 0 for leaf in seen)
