@@ -7,10 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_defocus import READS_EXIF, build_photographs, config_of, save_parts
+from tiny_defocus import READS_EXIF, SIDE_PX, build_photographs, config_of, save_parts
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.inference.generator import Camera, Generator
+from bokeh_jax.inference.token_camera import TokenCamera, scene_change
 from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint, network, preflight, sharding
 from bokeh_jax.training.frozen import frozen_parameters
@@ -168,3 +170,47 @@ def test_photographs_and_exif_are_what_the_teacher_is_trained_on(photographs, tm
     moments = leaves_by_name(state.opt_state)
     seen = [leaf for name, leaf in moments.items() if "nu" in name and "exif_tokens" in name]
     assert any(float(np.abs(leaf).max()) > 0 for leaf in seen)
+
+
+def test_a_run_generates_with_its_own_depth_and_focus(run, parts):
+    generator = Generator.from_checkpoint(run[0])
+    assert generator.depth is not None
+    np.testing.assert_array_equal(
+        leaves_by_name(generator.depth.params)["head/conv3/kernel"],
+        averaged(parts["depth"])["depth/head/conv3/kernel"],
+    )
+    scene = generator.scene("near", seed=1)
+    assert scene.image.shape == (SIDE_PX, SIDE_PX, 3)
+    again, other = generator.scene("near", seed=1), generator.scene("near", seed=2)
+    np.testing.assert_array_equal(scene.image, again.image)
+    assert np.abs(scene.image - other.image).max() > 1e-3
+    taken = scene.photograph(Camera(8.0, 50.0))
+    assert taken.focus.attention is not None
+    with pytest.raises(InvalidInput, match="allowed: 2 and 1, which the run is trained for"):
+        generator.scene("near", num_steps=3)
+
+
+def test_a_generator_of_photographs_is_told_of_its_camera(parts):
+    with pytest.raises(InvalidInput, match="which have a lens's blur already"):
+        Generator.from_checkpoint(parts["teacher"])
+    with pytest.raises(InvalidInput, match=r"has generation\.exif_tokens=False"):
+        TokenCamera.from_checkpoint(parts["generator"])
+    camera = TokenCamera.from_checkpoint(parts["teacher"])
+    wide, deep, unknown = (
+        camera.photograph("near", settings)
+        for settings in (Camera(1.4, 50.0), Camera(22.0, 50.0), None)
+    )
+    assert np.abs(wide - deep).max() > 1e-3
+    assert np.abs(wide - unknown).max() > 1e-3
+    np.testing.assert_array_equal(wide, camera.photograph("near", Camera(1.4, 50.0)))
+
+
+def test_the_change_of_a_scene_is_what_blur_does_not_explain():
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0.0, 0.1, (32, 32, 3))
+    flat = np.full((32, 32, 3), 0.5)
+    half = flat + 0.4 * (np.arange(32) < 16)[None, :, None]
+    assert scene_change(flat, flat) == 0.0
+    np.testing.assert_allclose(scene_change(flat + 0.1, flat), 0.1, rtol=1e-6)
+    assert scene_change(flat + texture, flat) < 0.02
+    assert scene_change(half, flat) > 0.2
