@@ -7,7 +7,7 @@
     <workdir>/evaluation/LABEL/step_300/           of `--label`: other settings beside the run's own
     <workdir>/tensorboard/evaluation/              one point a step and score
 
-Of runs with task='focus' there are photographs.csv and SPLIT-attention.png (`focus_scores`) in place
+Runs with task='focus' have photographs.csv and SPLIT-attention.png (`focus_scores`) in place
 of images.csv and the pictures.
 
 A step whose `scores.json` is there, and was made with the same settings, is done: `--all` and

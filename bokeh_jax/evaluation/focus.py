@@ -39,7 +39,7 @@ from bokeh_jax.evaluation.on_mesh import batches, collected, replicating
 from bokeh_jax.evaluation.statistics import bootstrap_mean, paired_difference
 from bokeh_jax.models.focus_transformer import likeliest, token_disparity
 from bokeh_jax.objectives.exif_defocus import answer_of, candidates, lens_errors, scenes_of
-from bokeh_jax.optics import Exif
+from bokeh_jax.optics import Exif, Lens
 from bokeh_jax.training.focus_data import attention_picture, lens_blur_of
 from data_pipeline.dataset import dataset_info, load_split
 from data_pipeline.hidden import load_hidden
@@ -216,18 +216,7 @@ def _result(
 ) -> FocusResult:
     distance_m, range_per_m = hidden["focus_distance_m"], hidden["disparity_range_per_m"]
     low, high = range_per_m.T
-    exif = Exif.from_fields(batch["camera"])
-    # The thin lens in metres (optics.lens), times the metres that a unit of disparity stands for.
-    away_m = np.asarray(distance_m) - exif.focal_length_m
-    width_px = batch["image"].shape[2]
-    blur_px = (
-        exif.opening_radius_m
-        * exif.focal_length_m
-        * distance_m
-        / away_m
-        * (width_px / exif.sensor_width_m)
-        * (high - low)
-    )
+    blur_px = _hidden_blur_px(batch, distance_m, range_per_m)
     depth = batch["disparity"][:rows, ..., None] / np.float32(65535.0)
     pictures = (
         batch["image"][:rows] / np.float32(255.0),
@@ -241,10 +230,27 @@ def _result(
         focus={name: found[name].astype(np.float64) for name in NAMES},
         truth=((1.0 / distance_m - low) / (high - low)).astype(np.float64),
         range_per_m=range_per_m.astype(np.float64),
-        octaves=np.log2(found["blur_px"] / np.asarray(blur_px)).astype(np.float64),
+        octaves=np.log2(found["blur_px"] / blur_px).astype(np.float64),
         uncertainty=found["uncertainty"].astype(np.float64),
         pictures=np.clip(np.stack(pictures, axis=1), 0.0, 1.0).astype(np.float32),
     )
+
+
+def _hidden_blur_px(
+    batch: dict[str, np.ndarray],
+    distance_m: Float[np.ndarray, " n"],
+    range_per_m: Float[np.ndarray, "n 2"],
+) -> Float[np.ndarray, " n"]:
+    """K of relative disparity, by the thin lens in metres (`optics.lens`)."""
+    exif = Exif.from_fields(jnp.asarray(batch["camera"]))
+    lens = Lens.from_camera(
+        focal_length_m=exif.focal_length_m,
+        f_number=exif.f_number,
+        focus_distance_m=jnp.asarray(distance_m),
+        sensor_width_m=exif.sensor_width_m,
+        width_px=batch["image"].shape[2],
+    )
+    return np.asarray(lens.blur_px) * np.diff(range_per_m, axis=1)[:, 0]
 
 
 def summary(results: list[FocusResult]) -> dict[str, Any]:

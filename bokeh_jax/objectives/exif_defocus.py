@@ -21,8 +21,16 @@ which keeps the mean, and with p_k what c_k gets in sum,
         'mean'         L = e_δ,  δ = Σ aₙ dₙ
 
 (3) is a mixture's likelihood: it is least where p is the probability that c_k is what is in focus,
-given what the network sees; with the others all of the attention goes to the best guess. For C
-depths it takes C renderings. All forms are differentiable in A, d, a and σ, through the lens.
+given what the network sees; with the others all of the attention goes to the best guess. All forms
+are differentiable in A, d, a and σ, through the lens.
+
+Slopes of a rendering cost more than the rendering. Those of (3) by anything x behind the lens are
+
+    (4) ∂L/∂x = Σ r_k ∂e_k/∂x,     r_k = p_k exp(−e_k / τ) / Σ …   ('expected': r_k = p_k)
+
+so one depth of each photograph is drawn with the probabilities r_k and its ∂e/∂x stands for the
+sum: right on average, with C renderings and one more that is differentiated. Slopes by the
+attention, which need no renderings', are those of all depths.
 
 No hidden truth enters: a batch has the photograph, A, d and EXIF, and the loader cannot read more.
 """
@@ -108,7 +116,10 @@ def exif_defocus_loss(
     flipped = jax.vmap(lambda key: jax.random.bernoulli(key, objective.flip_rate))(keys)
     image, photograph, disparity, exif = scenes_of(batch, flipped)
     answer = answer_of(params, image, photograph, disparity, exif, model=model)
-    loss, parts = reconstruction(answer, image, photograph, disparity, exif, objective)
+    draws = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    loss, parts = reconstruction(
+        answer, image, photograph, disparity, exif, draws, objective=objective
+    )
     octaves = jnp.log2(answer.scale_m)
     return loss, {
         "loss": loss,
@@ -160,32 +171,40 @@ def reconstruction(
     photograph: Float[Array, "b h w 3"],
     disparity: Float[Array, "b h w"],
     exif: Exif,
+    keys: Key[Array, " b"],
+    *,
     objective: ExifObjectiveConfig,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Equation (3) of an answer, and the mean error `defocus_error` of what it stands for."""
+    """Equation (3) of an answer, and the mean error `defocus_error` of what it stands for.
+
+    Args:
+        answer: of the transformer.
+        image, photograph, disparity, exif: as `scenes_of` gives them.
+        keys: one a scene, of the depth whose slopes are drawn.
+        objective: settings.
+    """
+
+    def errors_at(depths: Array, scale_m: Array, *scene: Any) -> Float[Array, "b k"]:
+        return lens_errors(
+            *scene, exif, depths, scale_m, max_blur_fraction=objective.max_blur_fraction
+        )
+
+    behind_lens = answer.scale_m, image, photograph, disparity
     if objective.form == "mean":
-        depths, shares = answer.focus_disparity[:, None], None
-    else:
-        depths = candidates(answer.token_disparity, objective.num_candidates)
-        shares = shared_out(answer.attention, answer.token_disparity, depths)
-    errors = lens_errors(
-        image,
-        photograph,
-        disparity,
-        exif,
-        depths,
-        answer.scale_m,
-        max_blur_fraction=objective.max_blur_fraction,
-    )
-    if shares is None:
-        loss = jnp.mean(errors)
+        loss = jnp.mean(errors_at(answer.focus_disparity[:, None], *behind_lens))
         return loss, {"defocus_error": loss}
+    depths = candidates(answer.token_disparity, objective.num_candidates)
+    shares = shared_out(answer.attention, answer.token_disparity, depths)
+    errors = errors_at(*jax.lax.stop_gradient((depths, *behind_lens)))
     expected = jnp.mean(jnp.sum(shares * errors, axis=1))
-    if objective.form == "expected":
-        return expected, {"defocus_error": expected}
-    log_shares = jnp.log(shares + 1e-9)
-    likelihood = jax.nn.logsumexp(log_shares - errors / objective.temperature, axis=1)
-    return -objective.temperature * jnp.mean(likelihood), {"defocus_error": expected}
+    loss, logits = expected, jnp.log(shares + 1e-9)
+    if objective.form == "likelihood":
+        logits = logits - errors / objective.temperature
+        loss = -objective.temperature * jnp.mean(jax.nn.logsumexp(logits, axis=1))
+    chosen = jax.vmap(jax.random.categorical)(keys, logits)[:, None]
+    own = jnp.mean(errors_at(jnp.take_along_axis(depths, chosen, axis=1), *behind_lens))
+    # Slopes without a value.
+    return loss + own - jax.lax.stop_gradient(own), {"defocus_error": expected}
 
 
 def lens_errors(

@@ -75,7 +75,7 @@ class Interval:
 def images_per_step(config: ExperimentConfig) -> int:
     """Evaluations of the network in a step."""
     scenes = config.training.global_batch_size
-    if config.task in ("generate", "depth", "defocus"):
+    if config.task in ("generate", "depth", "focus", "defocus"):
         return scenes
     return scenes * config.simulation.cameras.num_targets
 
