@@ -121,15 +121,16 @@ def _check_same(
         raise InvalidInput(
             f"{key} is {named!r}, a run with task={there.task!r}; allowed: task={source.task!r}"
         )
-    here = config
-    if source.key == "teacher":
-        here = dataclasses.replace(config, generation=teacher_settings(config.generation))
     for group in source.same:
-        for field, wanted in dataclasses.asdict(getattr(here, group)).items():
-            found = dataclasses.asdict(getattr(there, group))[field]
-            if field not in (*_OWN, *_OF_TRAINING) and found != wanted:
+        here = getattr(config, group)
+        if source.key == "teacher" and group == "generation":
+            here = teacher_settings(here)
+        has = dataclasses.asdict(getattr(there, group))
+        for field, wanted in dataclasses.asdict(here).items():
+            if field not in (*_OWN, *_OF_TRAINING) and has[field] != wanted:
                 raise InvalidInput(
-                    f"{key} is {named!r}, which has {group}.{field}={found!r}; allowed: {wanted!r}"
+                    f"{key} is {named!r}, which has {group}.{field}={has[field]!r}; allowed: "
+                    f"{wanted!r}"
                 )
     if there.codec != config.codec:
         raise InvalidInput(f"{key} is {named!r}, which has another codec; allowed: the config's")
