@@ -22,6 +22,8 @@ from bokeh_jax.training.state import make_optimizer
 from bokeh_jax.training.train import train
 from bokeh_jax.training.writers import METRICS_FILE, read_metrics
 
+TRAINED = {"dit", "text", "focus", "fake", "head"}
+
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
@@ -52,29 +54,27 @@ def averaged(workdir):
     return leaves_by_name(checkpoint.load_params(workdir, 7))
 
 
-def test_parts_come_from_their_runs_and_only_those_that_learn_are_kept(run, config, parts):
-    workdir, _ = run
-    stored = checkpoint.read_step(workdir, 4)
-    trained = {"dit", "text", "focus", "fake", "head"}
-    assert set(stored.tree["params"]) == trained
-    assert stored.record.frozen
+def test_parts_come_from_their_runs(config, parts):
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     frozen, _ = frozen_parameters(config, mesh)
     assert set(frozen) == {"depth", "teacher"}
     state = sharding.placed_state(config, mesh)
     begun, said = leaves_of_runs(config, state.params)
     assert len(said) == 3, "depth is frozen, the other three are where training starts"
-    teacher = averaged(parts["teacher"])
-    for name, leaf in teacher.items():
+    for name, leaf in averaged(parts["teacher"]).items():
         np.testing.assert_array_equal(leaves_by_name(frozen["teacher"])[name], leaf)
         np.testing.assert_array_equal(begun[f"fake/{name}"], leaf)
     for key, source in (("dit", "generator"), ("text", "generator"), ("focus", "focus")):
         for name, leaf in averaged(parts[source]).items():
             if name.startswith(f"{key}/"):
                 np.testing.assert_array_equal(begun[name], leaf)
-    assert {name.split("/")[0] for name in begun} == trained - {"head"}
+    assert {name.split("/")[0] for name in begun} == TRAINED - {"head"}
+    assert set(state.params) == TRAINED
 
 
+# A step of all parts takes half a minute to compile. `make test`: the gradients of the same loss in
+# tests/objectives, and the loop with what is frozen in test_frozen.py.
+@pytest.mark.long
 def test_every_trained_part_moves_in_real_steps(run, config):
     workdir, state = run
     lines = read_metrics(workdir / METRICS_FILE)
@@ -83,7 +83,9 @@ def test_every_trained_part_moves_in_real_steps(run, config):
     assert all(np.isfinite(line[name]) for line in lines for name in names)
     first = leaves_by_name(checkpoint.load_params(workdir, 2, use_ema=False))
     last = leaves_by_name(state.params)
-    for part in ("dit", "text", "focus", "fake", "head"):
+    assert set(state.params) == TRAINED
+    assert checkpoint.read_step(workdir, 4).record.frozen
+    for part in TRAINED:
         moved = [
             not np.array_equal(first[name], last[name])
             for name in last
@@ -92,6 +94,7 @@ def test_every_trained_part_moves_in_real_steps(run, config):
         assert any(moved), part
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_the_whole_one(run, config, tmp_path):
     workdir, state = run
     shutil.copytree(workdir, tmp_path / "half")
@@ -172,6 +175,7 @@ def test_photographs_and_exif_are_what_the_teacher_is_trained_on(photographs, tm
     assert any(float(np.abs(leaf).max()) > 0 for leaf in seen)
 
 
+@pytest.mark.long
 def test_a_run_generates_with_its_own_depth_and_focus(run, parts):
     generator = Generator.from_checkpoint(run[0])
     assert generator.depth is not None
