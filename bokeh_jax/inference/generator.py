@@ -349,7 +349,7 @@ class Generator:
                     params,
                     {CAPTION: written},
                     keys,
-                    (config.simulation.size_px,) * 2,
+                    (config.simulation.size_px, config.simulation.size_px),
                     networks=matching_networks(config),
                     matching=config.matching,
                     in_use=True,

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
+from numpy.lib.stride_tricks import sliding_window_view
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
@@ -125,7 +126,7 @@ def scene_change(
     taps /= taps.sum()
     change = np.pad(first - second, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     for axis in (0, 1):
-        change = np.apply_along_axis(np.convolve, axis, change, taps, mode="valid")
+        change = sliding_window_view(change, taps.size, axis=axis) @ taps
     return float(np.sqrt(np.mean(np.square(change))))
 
 

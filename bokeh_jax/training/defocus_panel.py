@@ -17,7 +17,7 @@ def defocus_columns(
 ) -> list[Float[Array, "b h w 3"]]:
     """Scene, its disparity, the photograph of it, and a real one with the same caption and EXIF."""
     real = to_model_range_of_bytes(batch["photograph"])
-    networks, size = matching_networks(config), real.shape[1:3]
+    networks, size = matching_networks(config), (real.shape[1], real.shape[2])
     scene = made_scenes(
         params, batch, keys, size, networks=networks, matching=config.matching, in_use=True
     )

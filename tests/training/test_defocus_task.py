@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -218,3 +219,18 @@ def test_the_change_of_a_scene_is_what_blur_does_not_explain():
     np.testing.assert_allclose(scene_change(flat + 0.1, flat), 0.1, rtol=1e-6)
     assert scene_change(flat + texture, flat) < 0.02
     assert scene_change(half, flat) > 0.2
+
+
+def test_the_parts_of_the_small_config_are_those_of_their_own_configs():
+    folder = Path(__file__).parents[2] / "configs"
+    whole = config_lib.load(folder / "defocus_small.py")
+    of_scene = ["focus.sees=scene", "focus.patch_size=4"]
+    for name, changes, groups in (
+        ("generate_small", [], ("model", "text")),
+        ("exif_tokens_small", [], ("model", "text", "simulation")),
+        ("depth_small", [], ("depth",)),
+        ("focus_small", of_scene, ("focus",)),
+    ):
+        part = config_lib.load(folder / f"{name}.py", changes)
+        for group in groups:
+            assert getattr(part, group) == getattr(whole, group), (name, group)
