@@ -184,25 +184,26 @@ def reconstruction(
         objective: settings.
     """
 
-    def errors_at(depths: Array, scale_m: Array, *scene: Any) -> Float[Array, "b k"]:
+    def errors_at(depths: Array, scale_m: Array, scene: tuple[Array, Array, Array]) -> Array:
         return lens_errors(
             *scene, exif, depths, scale_m, max_blur_fraction=objective.max_blur_fraction
         )
 
-    behind_lens = answer.scale_m, image, photograph, disparity
+    scene = image, photograph, disparity
     if objective.form == "mean":
-        loss = jnp.mean(errors_at(answer.focus_disparity[:, None], *behind_lens))
+        loss = jnp.mean(errors_at(answer.focus_disparity[:, None], answer.scale_m, scene))
         return loss, {"defocus_error": loss}
     depths = candidates(answer.token_disparity, objective.num_candidates)
     shares = shared_out(answer.attention, answer.token_disparity, depths)
-    errors = errors_at(*jax.lax.stop_gradient((depths, *behind_lens)))
+    errors = errors_at(*jax.lax.stop_gradient((depths, answer.scale_m, scene)))
     expected = jnp.mean(jnp.sum(shares * errors, axis=1))
     loss, logits = expected, jnp.log(shares + 1e-9)
     if objective.form == "likelihood":
         logits = logits - errors / objective.temperature
         loss = -objective.temperature * jnp.mean(jax.nn.logsumexp(logits, axis=1))
     chosen = jax.vmap(jax.random.categorical)(keys, logits)[:, None]
-    own = jnp.mean(errors_at(jnp.take_along_axis(depths, chosen, axis=1), *behind_lens))
+    chosen_depths = jnp.take_along_axis(depths, chosen, axis=1)
+    own = jnp.mean(errors_at(chosen_depths, answer.scale_m, scene))
     # Slopes without a value.
     return loss + own - jax.lax.stop_gradient(own), {"defocus_error": expected}
 

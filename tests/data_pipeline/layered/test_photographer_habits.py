@@ -53,6 +53,11 @@ def parts():
     return tuple(made), seen
 
 
+def chosen_of(seed, parts, *habits: Habits):
+    made, seen = parts
+    return choose_subject(np.random.default_rng(seed), made, seen, *habits)
+
+
 @pytest.mark.parametrize(
     ("habits", "layers"),
     [
@@ -62,29 +67,26 @@ def parts():
     ],
 )
 def test_habits_choose_the_subject(parts, habits, layers):
-    chosen = {
-        choose_subject(np.random.default_rng(seed), *parts, habits).layer for seed in range(40)
-    }
+    chosen = {chosen_of(seed, parts, habits).layer for seed in range(40)}
     assert chosen == layers
 
 
 def test_weights_are_relative(parts):
     counts = collections.Counter(
-        choose_subject(np.random.default_rng(seed), *parts, Habits(30, 10, 0)).layer
-        for seed in range(400)
+        chosen_of(seed, parts, Habits(30, 10, 0)).layer for seed in range(400)
     )
     assert 0.68 < counts[0] / 400 < 0.82
-    usual = [choose_subject(np.random.default_rng(seed), *parts).layer for seed in range(40)]
-    assert usual == [
-        choose_subject(np.random.default_rng(seed), *parts, USUAL).layer for seed in range(40)
-    ]
+    usual = [chosen_of(seed, parts).layer for seed in range(40)]
+    assert usual == [chosen_of(seed, parts, USUAL).layer for seed in range(40)]
 
 
 def test_settings_are_part_of_the_recipe():
-    recipes = [
-        PhotographerSource(**changes).recipe()
-        for changes in ({}, {"least_blur_fraction": 0.02}, {"habits": Habits(1, 1, 1)})
-    ]
+    sources = (
+        PhotographerSource(),
+        PhotographerSource(least_blur_fraction=0.02),
+        PhotographerSource(habits=Habits(1, 1, 1)),
+    )
+    recipes = [source.recipe() for source in sources]
     assert len({str(recipe) for recipe in recipes}) == 3
 
 
