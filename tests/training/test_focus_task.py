@@ -1,5 +1,7 @@
 """The one loop trains the focus distance transformer, without anything that is hidden."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -62,12 +64,18 @@ def run(photographs, tmp_path_factory):
     return workdir
 
 
-def test_a_run_learns_where_photographs_are_focused(run, capsys):
+@pytest.fixture(scope="module")
+def said(run):
+    """What `eval` prints of the run."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["eval", f"--workdir={run}"]) == 0
+    return out.getvalue()
+
+
+def test_a_run_learns_where_photographs_are_focused(run, said):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
-    assert main(["eval", f"--workdir={run}"]) == 0
-    said = capsys.readouterr().out
     assert "eval_heldout (12 photographs)" in said
     folder = run / "evaluation" / "step_60"
     scores = json.loads((folder / "scores.json").read_text())["scores"]["eval_heldout"]
@@ -85,8 +93,8 @@ def test_a_run_learns_where_photographs_are_focused(run, capsys):
     assert list((run / "tensorboard").rglob("events*"))
 
 
+@pytest.mark.usefixtures("said")
 def test_a_report_is_of_refocusing(run, capsys):
-    assert main(["eval", f"--workdir={run}", "--step=40"]) == 0
     assert main(["report", f"--workdir={run}"]) == 2
     assert "is a run with task='focus'; allowed: 'refocus'" in capsys.readouterr().err
 
