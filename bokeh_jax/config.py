@@ -23,13 +23,15 @@ from bokeh_jax.models import CodecConfig, RefocusConfig
 from bokeh_jax.models.byte_text import ByteTextConfig
 from bokeh_jax.models.depth_config import DepthConfig
 from bokeh_jax.models.focus_transformer import FocusConfig
+from bokeh_jax.models.photo_head import HeadConfig
 from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
 from bokeh_jax.objectives.depth import DepthObjectiveConfig
+from bokeh_jax.objectives.distribution_matching import MatchingConfig
 from bokeh_jax.objectives.exif_defocus import ExifObjectiveConfig
 from bokeh_jax.objectives.generate import GenerationConfig
 from bokeh_jax.simulation import SimulationConfig
 
-Task = Literal["refocus", "autoencoder", "generate", "depth", "focus"]
+Task = Literal["refocus", "autoencoder", "generate", "depth", "focus", "defocus"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,20 @@ class PretrainedConfig:
         autoencoder: folder of an AutoencoderKL in diffusers' layout, or the workdir of a run that
             trained one here (WORKDIR or WORKDIR@STEP).
         lora: file or folder of an adapter, which training goes on from.
+        generator: of the task 'defocus': a run with task 'generate', of all-in-focus images. This
+            and those below are WORKDIR or WORKDIR@STEP, of which the average is taken.
+        teacher: likewise, of photographs with generation.exif_tokens; the fake score starts there.
+        depth: likewise, a run with task 'depth'.
+        focus: likewise, a run with task 'focus'.
     """
 
     transformer: str = ""
     autoencoder: str = ""
     lora: str = ""
+    generator: str = ""
+    teacher: str = ""
+    depth: str = ""
+    focus: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +185,8 @@ class ExperimentConfig:
 
     Attributes:
         task: what is trained: the refocusing network, the autoencoder of its latents, the generator
-            of all-in-focus images from text, the depth network, or the focus distance transformer.
+            of all-in-focus images from text, the depth network, the focus distance transformer, or
+            generator and focus together ('defocus').
         codec: what the network works on; with the task 'autoencoder', the shape of what is trained.
         objective: of the task 'refocus'.
         reconstruction: objective of the task 'autoencoder'.
@@ -184,6 +196,9 @@ class ExperimentConfig:
         depth_objective: objective of the task 'depth'.
         focus: network of the task 'focus'.
         exif: objective of the task 'focus'.
+        head: adversarial head of the task 'defocus', which has the networks of 'generate', 'depth'
+            and 'focus' too.
+        matching: objective of the task 'defocus'.
     """
 
     name: str = "default"
@@ -204,6 +219,8 @@ class ExperimentConfig:
     depth_objective: DepthObjectiveConfig = dataclasses.field(default_factory=DepthObjectiveConfig)
     focus: FocusConfig = dataclasses.field(default_factory=FocusConfig)
     exif: ExifObjectiveConfig = dataclasses.field(default_factory=ExifObjectiveConfig)
+    head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
+    matching: MatchingConfig = dataclasses.field(default_factory=MatchingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     sampler: SamplerConfig = dataclasses.field(default_factory=SamplerConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -243,6 +260,7 @@ class ExperimentConfig:
             )
         self._check_codec()
         self._check_text()
+        self._check_defocus()
         if not 0.0 <= self.optimizer.ema_decay < 1.0:
             raise ValueError(
                 f"optimizer.ema_decay is {self.optimizer.ema_decay}; allowed: 0 up to, not with, 1"
@@ -268,20 +286,44 @@ class ExperimentConfig:
             )
 
     def _check_text(self) -> None:
-        if self.task != "generate":
+        if not self.has_generator:
             return
         if self.model.reference_as != "tokens":
             raise ValueError(
                 f"model.reference_as is {self.model.reference_as!r}; allowed with "
-                "task='generate': 'tokens'"
+                f"task={self.task!r}: 'tokens'"
             )
         for name in ("text_dim", "pooled_dim"):
             value, width = getattr(self.model, name), self.text.hidden_dim
             if value is None or (self.generation.text_from == "bytes" and value != width):
                 raise ValueError(
-                    f"model.{name} is {value}; allowed with task='generate': text.hidden_dim "
+                    f"model.{name} is {value}; allowed with task={self.task!r}: text.hidden_dim "
                     f"{width}, or the width of stored embeddings with generation.text_from='stored'"
                 )
+
+    def _check_defocus(self) -> None:
+        if self.task != "defocus":
+            return
+        needed = {
+            "generation.images": (self.generation.images, "all_in_focus"),
+            "focus.sees": (self.focus.sees, "scene"),
+            "depth.kind": (self.depth.kind, "relative"),
+            "model.lora.rank": (self.model.lora.rank, 0),
+        }
+        for key, (value, allowed) in needed.items():
+            if value != allowed:
+                raise ValueError(f"{key} is {value!r}; allowed with task='defocus': {allowed!r}")
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether the task's network makes images of prompts."""
+        return self.task in ("generate", "defocus")
+
+    @property
+    def text_width(self) -> int:
+        """Features of a text token, of a task whose network reads text."""
+        assert self.model.text_dim is not None  # `_check_text`
+        return self.model.text_dim
 
     def grid_of(self, stored: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of what the network works on, of scenes stored in frames of this size."""

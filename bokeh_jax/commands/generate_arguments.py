@@ -24,14 +24,17 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("prompt", help="what is to be seen")
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="--workdir of a run with task 'generate'"
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="--workdir of a run with task 'generate' or 'defocus'",
     )
     parser.add_argument(
         "--depth-model",
-        required=True,
         type=Path,
         metavar="DIR",
-        help="a run with task 'depth', or a folder of Hugging Face with Depth Anything V2",
+        help="a run with task 'depth', or a folder of Hugging Face with Depth Anything V2; a "
+        "checkpoint with task 'defocus' has its own",
     )
     parser.add_argument(
         "--focus-model",

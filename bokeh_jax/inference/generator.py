@@ -36,11 +36,15 @@ from bokeh_jax.inference.request import radius_bound
 from bokeh_jax.models import focus_transformer
 from bokeh_jax.models.byte_text import prompt_bytes
 from bokeh_jax.models.focus_transformer import FOCUS, FocusConfig
+from bokeh_jax.objectives.depth import DEPTH
+from bokeh_jax.objectives.distribution_matching import made_scenes
 from bokeh_jax.objectives.generate import CAPTION, sample_images
 from bokeh_jax.optics import Exif, Lens
 from bokeh_jax.simulation import disparity_at
+from bokeh_jax.training import checkpoint
 from bokeh_jax.training.frozen import load_task
 from bokeh_jax.training.rng import example_keys, step_key
+from bokeh_jax.training.task import matching_networks
 
 PyTree = Any
 # σ where no transformer says another: a subject about 20 cm wide in the frame.
@@ -256,13 +260,14 @@ class Generator:
         step: int | None = None,
         use_ema: bool = True,
     ) -> "Generator":
-        """Loads the newest (or the given) checkpoint of a run with task 'generate'.
+        """Loads the newest (or the given) checkpoint of a run with task 'generate' or 'defocus'.
 
         Args:
             workdir: of the run.
-            depth: a run with task 'depth', or a folder of transformers' Depth Anything; None makes
-                scenes without depth, which cannot be photographed.
-            focus: a run with task 'focus'; None finds no focus by itself.
+            depth: a run with task 'depth', or a folder of transformers' Depth Anything; None takes
+                that of a run with task 'defocus', and otherwise makes scenes without depth, which
+                cannot be photographed.
+            focus: a run with task 'focus'; None likewise, and otherwise finds no focus by itself.
             step: of the checkpoint.
             use_ema: the averaged parameters.
 
@@ -270,18 +275,28 @@ class Generator:
             InvalidInput: a checkpoint is not there, or of another task, or prompts of this one are
                 embeddings of another encoder.
         """
-        config, params, found = load_task(workdir, "generate", step, use_ema=use_ema)
+        here = checkpoint.existing_step(workdir, step)
+        is_whole = checkpoint.load_config(workdir, here).task == "defocus"
+        task = "defocus" if is_whole else "generate"
+        config, params, found = load_task(workdir, task, here, use_ema=use_ema)
+        if config.generation.images != "all_in_focus":
+            raise InvalidInput(
+                f"{workdir} makes images={config.generation.images!r}, which have a lens's blur "
+                "already; allowed here: 'all_in_focus'; `inference.token_camera` takes such runs"
+            )
         if config.generation.text_from != "bytes":
             raise InvalidInput(
                 f"{workdir} reads prompts with generation.text_from="
                 f"{config.generation.text_from!r}; allowed: 'bytes'"
             )
+        own_depth = DepthModel(config.depth, params[DEPTH]) if is_whole else None
+        own_focus = FocusModel(config.focus, params[FOCUS]) if is_whole else None
         return cls(
             config,
             params,
             found,
-            None if depth is None else DepthModel.from_folder(Path(depth)),
-            None if focus is None else FocusModel.from_checkpoint(focus),
+            own_depth if depth is None else DepthModel.from_folder(Path(depth)),
+            own_focus if focus is None else FocusModel.from_checkpoint(focus),
         )
 
     def scene(
@@ -301,13 +316,21 @@ class Generator:
             guidance_scale: None takes the checkpoint's own.
 
         Raises:
-            InvalidInput: a prompt that cannot be read, or steps below 1.
+            InvalidInput: a prompt that cannot be read, or steps below 1; other steps or a guidance
+                than a run with task 'defocus' is trained for.
         """
         sampler = self.config.sampler
         steps = sampler.num_steps if num_steps is None else num_steps
         if steps < 1:
             raise InvalidInput(f"steps is {steps}; allowed: 1 or more")
         scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
+        if self.config.task == "defocus":
+            trained = self.config.matching.num_steps
+            if num_steps not in (None, trained) or guidance_scale not in (None, 1.0):
+                raise InvalidInput(
+                    f"steps is {num_steps} and guidance {guidance_scale}; allowed: {trained} and "
+                    "1, which the run is trained for with task='defocus'"
+                )
         written = prompt_bytes(prompt, self.config.text.max_bytes)
         keys = example_keys(step_key(seed, "inference", 0), 1)
         made = self._sampled(self.params, written[None], keys, num_steps=steps, scale=scale)
@@ -323,6 +346,16 @@ class Generator:
         def sampled(
             params: PyTree, written: jax.Array, keys: jax.Array, num_steps: int, scale: float
         ) -> jax.Array:
+            if config.task == "defocus":
+                return made_scenes(
+                    params,
+                    {CAPTION: written},
+                    keys,
+                    (config.simulation.size_px, config.simulation.size_px),
+                    networks=matching_networks(config),
+                    matching=config.matching,
+                    in_use=True,
+                )
             return sample_images(
                 params,
                 {CAPTION: written},

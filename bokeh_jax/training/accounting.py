@@ -29,6 +29,7 @@ import jax
 
 from bokeh_jax.chips import Chip
 from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models.exif_tokens import NUM_EXIF_TOKENS
 from bokeh_jax.models.flops import generate_training_flops, refocus_training_flops
 
 Clock = Callable[[], float]
@@ -74,7 +75,7 @@ class Interval:
 def images_per_step(config: ExperimentConfig) -> int:
     """Evaluations of the network in a step."""
     scenes = config.training.global_batch_size
-    if config.task in ("generate", "depth", "focus"):
+    if config.task in ("generate", "depth", "focus", "defocus"):
         return scenes
     return scenes * config.simulation.cameras.num_targets
 
@@ -89,7 +90,8 @@ def batch_flops(config: ExperimentConfig) -> Callable[[Mapping[str, Any]], float
         if config.task not in ("refocus", "generate"):
             return 0.0
         if config.task == "generate":
-            return generate_training_flops(config.model, *grid, config.text.num_tokens) * images
+            told = config.text.num_tokens + NUM_EXIF_TOKENS * config.generation.exif_tokens
+            return generate_training_flops(config.model, *grid, told) * images
         return refocus_training_flops(config.model, *grid) * images
 
     def flops(batch: Mapping[str, Any]) -> float:

@@ -24,7 +24,7 @@ def loader_config(config: ExperimentConfig) -> LoaderConfig:
         num_workers=config.data.num_workers,
         weights=preflight.source_weights(config) or None,
         on_bad_record=config.data.on_bad_record,
-        **preflight.read_beside(config),
+        **preflight.arrays_read(config),
     )
 
 

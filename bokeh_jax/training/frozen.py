@@ -64,7 +64,9 @@ def check_same(
             f"frozen parameters have digest {here or 'of none'}; allowed: {saved or 'of none'}, "
             f"with which {workdir} was trained to step {step} (config keys "
             f"pretrained.transformer={files.transformer!r}, "
-            f"pretrained.autoencoder={files.autoencoder!r}, seed={config.seed})"
+            f"pretrained.autoencoder={files.autoencoder!r}, "
+            f"pretrained.teacher={files.teacher!r}, pretrained.depth={files.depth!r}, "
+            f"seed={config.seed})"
         )
 
 

@@ -5,8 +5,10 @@
     task 'autoencoder'           codec: trained
     task 'focus'                 focus: trained
     task 'refocus'               dit, camera, defocus_in: trained;  codec: frozen
-    task 'generate'              dit, text: trained;                codec: frozen
+    task 'generate'              dit, text, exif_tokens: trained;   codec: frozen
     task 'depth'                 depth: trained
+    task 'defocus'               dit, text, focus, fake, head: trained;
+                                 depth, teacher, codec: frozen
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
 
@@ -25,11 +27,21 @@ from jaxtyping import Array, Key
 from bokeh_jax import models
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.leaf_names import leaves_by_name, tree_by_name
-from bokeh_jax.models import autoencoder, byte_text, depth_anything, focus_transformer
+from bokeh_jax.models import (
+    autoencoder,
+    byte_text,
+    depth_anything,
+    exif_tokens,
+    focus_transformer,
+    photo_head,
+)
 from bokeh_jax.models.codec import CODEC
+from bokeh_jax.models.exif_tokens import EXIF_TOKENS
 from bokeh_jax.models.focus_transformer import FOCUS
 from bokeh_jax.models.lora import is_adapter, joined
+from bokeh_jax.models.photo_head import HEAD
 from bokeh_jax.objectives.depth import DEPTH
+from bokeh_jax.objectives.distribution_matching import FAKE, TEACHER
 from bokeh_jax.objectives.generate import TEXT
 from bokeh_jax.training.rng import step_key
 
@@ -46,19 +58,49 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
     if config.task == "refocus":
         side = config.model.patch_size
         tree |= models.init_params(config.model, key, side, side)
-    if config.task == "generate":
+    if config.has_generator:
         tree |= models.init_params(config.model, key, side := config.model.patch_size, side, False)
-        if config.generation.text_from == "bytes":
-            tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
-    if config.task == "depth":
+        tree |= _init_told(config, key, config.generation.exif_tokens)
+    if config.task in ("depth", "defocus"):
         tree[DEPTH] = depth_anything.init_params(config.depth, key)
-    if config.task == "focus":
+    if config.task in ("focus", "defocus"):
         tree[FOCUS] = focus_transformer.init_params(config.focus, key)
+    if config.task == "defocus":
+        tree |= {name: _init_scores(config, key) for name in (TEACHER, FAKE)}
+        channels, head_key = config.model.image_channels, jax.random.fold_in(key, 4)
+        tree[HEAD] = photo_head.init_params(config.head, channels, head_key)
     if config.codec.kind == "autoencoder":
         # A stream of its own.
         codec_key = jax.random.fold_in(key, 1)
         tree[CODEC] = autoencoder.init_params(config.codec.autoencoder, codec_key)
     return _halved(config, tree)
+
+
+def _init_told(config: ExperimentConfig, key: Key[Array, ""], exif: bool) -> Tree:
+    """What tells a generator of prompts and, where so, of cameras; streams of their own."""
+    tree: Tree = {}
+    if config.generation.text_from == "bytes":
+        tree[TEXT] = byte_text.init_params(config.text, jax.random.fold_in(key, 2))
+    if exif:
+        width = config.text_width
+        tree[EXIF_TOKENS] = exif_tokens.init_params(width, jax.random.fold_in(key, 3))
+    return tree
+
+
+def _init_scores(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
+    """A generator of photographs with EXIF; teacher and fake score start at the same values."""
+    side, own = config.model.patch_size, jax.random.fold_in(key, 5)
+    return models.init_params(config.model, own, side, side, False) | _init_told(config, own, True)
+
+
+def _told_axes(config: ExperimentConfig, exif: bool) -> Tree:
+    """As `_init_told`, names of axes in the parameters' places."""
+    tree: Tree = {}
+    if config.generation.text_from == "bytes":
+        tree[TEXT] = byte_text.parameter_axes(config.text)
+    if exif:
+        tree[EXIF_TOKENS] = exif_tokens.parameter_axes(config.text_width)
+    return tree
 
 
 def fresh_network(config: ExperimentConfig) -> Tree:
@@ -78,14 +120,17 @@ def network_axes(config: ExperimentConfig) -> Tree:
     tree: Tree = {}
     if config.task == "refocus":
         tree |= models.parameter_axes(config.model)
-    if config.task == "generate":
+    if config.has_generator:
         tree |= models.parameter_axes(config.model, camera=False)
-        if config.generation.text_from == "bytes":
-            tree[TEXT] = byte_text.parameter_axes(config.text)
-    if config.task == "depth":
+        tree |= _told_axes(config, config.generation.exif_tokens)
+    if config.task in ("depth", "defocus"):
         tree[DEPTH] = depth_anything.parameter_axes(config.depth)
-    if config.task == "focus":
+    if config.task in ("focus", "defocus"):
         tree[FOCUS] = focus_transformer.parameter_axes(config.focus)
+    if config.task == "defocus":
+        score = models.parameter_axes(config.model, camera=False) | _told_axes(config, True)
+        tree |= {TEACHER: score, FAKE: score}
+        tree[HEAD] = photo_head.parameter_axes(config.head, config.model.image_channels)
     if config.codec.kind == "autoencoder":
         tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
     return tree
@@ -96,6 +141,8 @@ def is_trained(config: ExperimentConfig, name: str) -> bool:
     if config.task == "autoencoder":
         return True
     part = name.split("/")[0]
+    if config.task == "defocus" and part in (DEPTH, TEACHER):
+        return False
     if part == CODEC:
         return False
     return part != TRANSFORMER or not config.model.lora.rank or is_adapter(name)

@@ -17,9 +17,10 @@ from bokeh_jax.models import depth_anything
 from bokeh_jax.models.codec import decode, encode
 from bokeh_jax.objectives import refocus_pairs, to_model_range
 from bokeh_jax.objectives.depth import DEPTH
-from bokeh_jax.objectives.generate import all_in_focus, sample_images
+from bokeh_jax.objectives.generate import all_in_focus, photographs_taken, sample_images
 from bokeh_jax.simulation import draw_scenes, physics_guess, simulate_pairs
 from bokeh_jax.training import preflight
+from bokeh_jax.training.defocus_panel import defocus_columns
 from bokeh_jax.training.focus_data import focus_columns
 from bokeh_jax.training.network import whole
 from bokeh_jax.training.rng import example_keys, step_key
@@ -50,7 +51,8 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
 
     Of an autoencoder: each scene's photographs, and what comes back of them. Of a generator: an
     image, and what its caption alone makes. Of a depth network: image, truth, answer. Of the focus
-    transformer: image, attention, the lens blur that it leads to, photograph.
+    transformer: image, attention, the lens blur that it leads to, photograph. Of the task 'defocus'
+    `defocus_columns`.
 
     Compiled here, for (abstract) `params` of the run's shardings: a job that is told to leave while
     its loop compiles would not get to save.
@@ -62,7 +64,7 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         Path(config.data.path),
         config.data.split,
         limit=PANEL_SCENES,
-        **preflight.read_beside(config),
+        **preflight.arrays_read(config),
     )
     scenes = len(batch["scene_id"])
     keys = example_keys(step_key(config.seed, "panel", 0), scenes)
@@ -72,6 +74,7 @@ def make_panel(config: ExperimentConfig, mesh: Mesh, params: PyTree, frozen: PyT
         "generate": _generated,
         "depth": _with_depth,
         "focus": focus_columns,
+        "defocus": defocus_columns,
         "refocus": _refocused,
     }[config.task]
 
@@ -111,8 +114,9 @@ def _refocused(
 def _generated(
     params: PyTree, batch: dict[str, jax.Array], keys: jax.Array, config: ExperimentConfig
 ) -> list[jax.Array]:
-    """An image of the dataset, and what its caption makes."""
-    images = all_in_focus(batch, keys, config.simulation)
+    """An image of the dataset, and what its caption (and its camera) makes."""
+    shown = photographs_taken if config.generation.images == "photographs" else all_in_focus
+    images = shown(batch, keys, config.simulation)
     stored = batch["layers"].shape[2:4] if "layers" in batch else batch["image"].shape[1:3]
     made = sample_images(
         params,

@@ -10,7 +10,7 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.training.focus_data import check_photographs
-from data_pipeline.dataset import DatasetInfo, dataset_info
+from data_pipeline.dataset import DatasetInfo, dataset_info, load_split
 from data_pipeline.dataset_folder import LatentInfo
 
 
@@ -56,6 +56,8 @@ def check_dataset(config: ExperimentConfig) -> DatasetInfo:
         _check_frames(config, info)
     else:
         check_latents(config, info.latents)
+    if reads_photographs(config):
+        check_taken(config, info)
     check_patches(config)
     check_pretrained(config)
     check_text(config, info)
@@ -75,6 +77,35 @@ def _check_frames(config: ExperimentConfig, info: DatasetInfo) -> None:
                 f"{frame[0]}x{frame[1]} px (simulation.size_px={simulation.size_px}) with blur "
                 f"radii up to {simulation.max_radius_px(frame[1]):g} px"
             )
+
+
+def check_taken(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """The split holds photographs with EXIF, in frames that are taken whole.
+
+    The first scene of every group is read; the loader looks at each as it comes.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    path, split = Path(config.data.path), config.data.split
+    needs = f"task={config.task!r} learns from photographs with EXIF"
+    for index, group in enumerate(info.splits[split]):
+        if group.kind != "photographs":
+            raise InvalidInput(
+                f"dataset {path} has scenes of kind {group.kind!r} and {needs}; allowed: "
+                "'photographs', such as `data build --source=photographer` makes"
+            )
+        stored = (group.height_px, group.width_px)
+        if (frame := config.simulation.frame_of(stored)) != stored:
+            raise InvalidInput(
+                f"dataset {path} has photographs of {stored[0]}x{stored[1]} px; allowed: "
+                f"{frame[0]}x{frame[1]} px, which simulation.size_px={config.simulation.size_px} "
+                "asks for: EXIF is of the whole photograph"
+            )
+        try:
+            load_split(path, split, limit=1, group=index, taken=True)
+        except InvalidInput as error:
+            raise InvalidInput(f"{needs}; {error}") from None
 
 
 def latent_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -132,21 +163,25 @@ def check_same_codec(config: ExperimentConfig, info: DatasetInfo, codec: str) ->
 
 def reads_text(config: ExperimentConfig) -> bool:
     """Whether the network is told of captions by the embeddings that the dataset has of them."""
-    if config.task == "generate":
+    if config.has_generator:
         return config.generation.text_from == "stored"
     sizes = (config.model.text_dim, config.model.pooled_dim)
     return config.task == "refocus" and any(size is not None for size in sizes)
 
 
-def read_beside(config: ExperimentConfig) -> dict[str, Any]:
-    """What the loader is asked for beside scenes: captions (their embeddings, or their own bytes),
-    and photographs through a camera's lens.
-    """
-    writes = config.task == "generate" and config.generation.text_from == "bytes"
+def reads_photographs(config: ExperimentConfig) -> bool:
+    """Whether batches need what a camera has taken, and its EXIF."""
+    shown = config.task == "generate" and config.generation.images == "photographs"
+    return shown or config.task in ("focus", "defocus")
+
+
+def arrays_read(config: ExperimentConfig) -> dict[str, Any]:
+    """What the loader is asked for beside scenes: captions as embeddings or bytes, photographs."""
+    writes = config.has_generator and config.generation.text_from == "bytes"
     return {
         "text": reads_text(config),
         "caption_bytes": config.text.max_bytes if writes else 0,
-        "taken": config.task == "focus",
+        "taken": reads_photographs(config),
     }
 
 
@@ -156,7 +191,7 @@ def check_text(config: ExperimentConfig, info: DatasetInfo) -> None:
     Raises:
         InvalidInput: they have other sizes.
     """
-    if info.text is None and reads_text(config) and config.task == "generate":
+    if info.text is None and reads_text(config) and config.has_generator:
         raise InvalidInput(
             f"dataset {config.data.path} has no embeddings of captions; allowed with "
             "generation.text_from='stored': one built with --text-encoder"
@@ -180,7 +215,7 @@ def said_of_text(config: ExperimentConfig, info: DatasetInfo) -> str:
     if reads_text(config):
         if info.text is None:
             return "text: the dataset has none; every prompt is empty"
-        settings = config.generation if config.task == "generate" else config.objective
+        settings = config.generation if config.has_generator else config.objective
         dropped = 100 * settings.text_dropout_rate
         return f"text: {info.text}; {dropped:g} % of the scenes without"
     if info.text is not None:
@@ -203,6 +238,16 @@ def check_patches(config: ExperimentConfig) -> None:
                 f"depth.patch_px={patch}"
             )
         return
+    if config.task == "defocus":
+        for key, side in (
+            ("depth.patch_px", config.depth.patch_px),
+            ("focus.patch_size", config.focus.patch_size),
+        ):
+            if multiple_px % side:
+                raise InvalidInput(
+                    f"config key simulation.frame_multiple_px is {multiple_px}; allowed: multiples "
+                    f"of {key}={side}"
+                )
     patch = 1 if config.task == "autoencoder" else config.model.patch_size
     if multiple_px % (patch * cell_px):
         times = "" if cell_px == 1 else f", {cell_px} times that of the codec's cells"
@@ -218,8 +263,15 @@ def check_pretrained(config: ExperimentConfig) -> None:
     Raises:
         InvalidInput: there is none.
     """
-    wants = config.task in ("refocus", "generate") and config.codec.kind == "autoencoder"
-    if wants and not config.pretrained.autoencoder:
+    needed = ("teacher", "depth") if config.task == "defocus" else ()
+    for name in needed:
+        if not getattr(config.pretrained, name):
+            raise InvalidInput(
+                f"config key pretrained.{name} is ''; allowed with task='defocus', which does not "
+                "train it: the workdir of a run"
+            )
+    wants = config.task in ("refocus", "generate", "defocus")
+    if wants and config.codec.kind == "autoencoder" and not config.pretrained.autoencoder:
         raise InvalidInput(
             "config key pretrained.autoencoder is ''; allowed with codec.kind='autoencoder': a "
             "folder in diffusers' layout, or the workdir of a run with task='autoencoder'"

@@ -2,7 +2,7 @@
 
 `pretrained.transformer`, `pretrained.autoencoder` and `pretrained.lora` of the config name them.
 What they hold is read into the places that the run has for it: a transformer into what is trained,
-or, with adapters, into what is frozen.
+or, with adapters, into what is frozen. The parts of the task 'defocus': `pretrained_runs`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ from bokeh_jax.models.codec import CODEC
 from bokeh_jax.models.lora import is_adapter
 from bokeh_jax.training import checkpoint
 from bokeh_jax.training.network import TRANSFORMER, fresh_network
+from bokeh_jax.training.pretrained_runs import leaves_of_runs
 
 Tree = dict[str, Any]
 Leaves = dict[str, jax.Array]
@@ -53,7 +54,8 @@ def pretrained_leaves(config: ExperimentConfig, placed: Tree) -> tuple[Leaves, l
             leaves, lines = load(config, placed)
             found |= leaves
             said += lines
-    return found, said
+    leaves, lines = leaves_of_runs(config, placed)
+    return found | leaves, said + lines
 
 
 def _under(tree: Tree, part: str, *, adapters: bool) -> dict[str, Any]:

@@ -204,9 +204,10 @@ def check_fits(config: ExperimentConfig, mesh: AnyMesh) -> None:
         )
     if config.task == "autoencoder":
         return
-    model = config.depth
-    if config.task != "depth":
-        model = (config.focus if config.task == "focus" else config.model).dit_config()
+    model = {
+        "depth": config.depth,
+        "focus": config.focus.dit_config(),
+    }.get(config.task) or config.model.dit_config()
     for name, value in (("num_heads", model.num_heads), ("mlp channels", model.mlp_dim)):
         if value % tensor:
             raise InvalidInput(

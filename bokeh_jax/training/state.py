@@ -16,6 +16,8 @@ import optax
 from jaxtyping import Array, Float, Integer
 
 from bokeh_jax.config import ExperimentConfig
+from bokeh_jax.models.photo_head import HEAD
+from bokeh_jax.objectives.distribution_matching import FAKE
 from bokeh_jax.pytree import pytree_dataclass
 from bokeh_jax.training.network import abstract_network, fresh_network, trained_part
 
@@ -59,7 +61,7 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     Names tell which are matrices: biases and norm scales of repeated blocks are stacked.
     """
     optimizer = config.optimizer
-    return optax.chain(
+    parts = (
         optax.clip_by_global_norm(optimizer.clip_norm),
         optax.adamw(
             learning_rate(config),
@@ -71,6 +73,22 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
             ),
         ),
     )
+    # Elsewhere states stay as checkpoints have them.
+    return optax.chain(*parts, *([_slower_parts(config)] if config.task == "defocus" else []))
+
+
+def _slower_parts(config: ExperimentConfig) -> optax.GradientTransformation:
+    """Updates of what makes photographs, `fake_updates` times smaller than of what judges them."""
+    factor = 1.0 / config.matching.fake_updates
+    judges = (FAKE, HEAD)
+
+    def scaled(updates: PyTree, _: PyTree) -> PyTree:
+        return {
+            part: tree if part in judges else jax.tree.map(lambda leaf: factor * leaf, tree)
+            for part, tree in updates.items()
+        }
+
+    return optax.stateless(scaled)
 
 
 def create_state(config: ExperimentConfig) -> TrainState:

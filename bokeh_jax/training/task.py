@@ -12,6 +12,7 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
 from bokeh_jax.objectives.depth import depth_loss
+from bokeh_jax.objectives.distribution_matching import Networks, distribution_matching_loss
 from bokeh_jax.objectives.exif_defocus import exif_defocus_loss
 from bokeh_jax.objectives.generate import generate_loss
 from bokeh_jax.simulation import simulate_pairs
@@ -42,6 +43,13 @@ def loss_of(config: ExperimentConfig) -> Loss:
             simulation=config.simulation,
             objective=config.depth_objective,
         )
+    if config.task == "defocus":
+        return functools.partial(
+            distribution_matching_loss,
+            networks=matching_networks(config),
+            matching=config.matching,
+            simulation=config.simulation,
+        )
     if config.task == "focus":
         return functools.partial(exif_defocus_loss, model=config.focus, objective=config.exif)
     return functools.partial(
@@ -49,6 +57,19 @@ def loss_of(config: ExperimentConfig) -> Loss:
         model=config.model,
         simulation=config.simulation,
         objective=config.objective,
+        codec=config.codec,
+    )
+
+
+def matching_networks(config: ExperimentConfig) -> Networks:
+    """The parts of the task 'defocus'."""
+    return Networks(
+        model=config.model,
+        text=config.text,
+        generation=config.generation,
+        depth=config.depth,
+        focus=config.focus,
+        head=config.head,
         codec=config.codec,
     )
 

@@ -1,0 +1,82 @@
+r"""Generator, focus transformer and lens learn from photographs with EXIF, without pairs, 32 px.
+
+    bokeh-jax data build --source=photographer --max-layers=2 --size=32 \
+      --photographer-blur=0.05:0.1 --count=train=8000 --out=data/photographs
+    P=--config.data.path=data/photographs
+    bokeh-jax train --config=configs/generate_small.py --workdir=runs/generate $P
+    bokeh-jax train --config=configs/exif_tokens_small.py --workdir=runs/exif_tokens
+    bokeh-jax train --config=configs/depth_small.py --workdir=runs/depth $P
+    bokeh-jax train --config=configs/focus_small.py --workdir=runs/focus $P \
+      --config.focus.sees=scene --config.focus.patch_size=4
+    bokeh-jax train --config=configs/defocus_small.py --workdir=runs/defocus
+    bokeh-jax generate "One thing, nearest first: a disc of brick in the centre, near, \
+      before a backdrop of grass." --checkpoint=runs/defocus --sweep=f-number=1.8,4,22 --out=out
+
+All networks are those of their own configs, of which this one repeats the shapes; a run that has
+another is refused. `pretrained.focus` and `pretrained.generator` may be "": they start fresh.
+
+Not trained at any size yet: a few steps, see docs/exif_defocus_matching.md.
+"""
+
+from ml_collections import ConfigDict
+
+from bokeh_jax.config import experiment
+
+
+def get_config() -> ConfigDict:
+    """Differences from the defaults of `bokeh_jax.config`."""
+    return experiment(
+        name="defocus_small",
+        task="defocus",
+        data=dict(path="data/photographs"),
+        simulation=dict(size_px=32, augment=dict(flip_rate=0.0)),
+        model=dict(
+            patch_size=4,
+            reference_as="tokens",
+            text_dim=128,
+            pooled_dim=128,
+            hidden_dim=256,
+            num_heads=4,
+            num_double_blocks=1,
+            num_single_blocks=4,
+            compute_dtype="float32",
+            scan_blocks=False,
+        ),
+        text=dict(compute_dtype="float32"),
+        depth=dict(
+            hidden_dim=128,
+            num_heads=4,
+            num_blocks=4,
+            patch_px=4,
+            position_grid=8,
+            out_blocks=(1, 2, 3, 4),
+            neck_dims=(32, 48, 64, 96),
+            resize_factors=(2.0, 1.0, 0.5, 0.5),
+            fusion_dim=32,
+            last_dim=16,
+            working_size_px=32,
+            compute_dtype="float32",
+        ),
+        focus=dict(patch_size=4, hidden_dim=96, rope_axes_dim=(4, 10, 10)),
+        matching=dict(num_steps=4, deep_rate=0.25, fake_updates=5, max_blur_fraction=0.1),
+        pretrained=dict(
+            generator="runs/generate",
+            teacher="runs/exif_tokens",
+            depth="runs/depth",
+            focus="runs/focus",
+        ),
+        # What judges learns at this rate, what makes photographs at a fifth of it.
+        optimizer=dict(
+            peak_learning_rate=2.5e-4,
+            warmup_steps=100,
+            final_fraction=0.1,
+            ema_decay=0.995,
+        ),
+        training=dict(
+            num_steps=2000,
+            global_batch_size=16,
+            log_every_steps=20,
+            image_every_steps=200,
+            checkpoint_every_steps=200,
+        ),
+    )
