@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -16,12 +17,12 @@ from bokeh_jax.inference.exif_block import exif_block
 from bokeh_jax.inference.generator import (
     Camera,
     Focus,
-    FocusFound,
     GeneratedScene,
     Generator,
     Photographed,
 )
 from bokeh_jax.inference.photo_file import Photo, write_photo
+from bokeh_jax.training.focus_data import attention_picture
 
 _SHEET_CELL_PX = 192
 
@@ -111,7 +112,13 @@ def _write(
         (one.focus.attention for one in taken if one.focus.attention is not None), None
     )
     if attention is not None:
-        shown = attention_picture(scene.image, attention)
+        shown = np.asarray(
+            attention_picture(
+                jnp.asarray(attention.reshape(1, -1)),
+                jnp.asarray(scene.image, jnp.float32)[None],
+                scene.image.shape[0] // attention.shape[0],
+            )
+        )[0]
         write_photo(out / "focus_attention.png", Photo(shown))
         cells.append(("focus attention", shown))
     for shot, one in zip(shots, taken, strict=True):
@@ -141,15 +148,3 @@ def _write_depth(path: Path, disparity: np.ndarray) -> None:
 
 def _grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(np.clip(values, 0.0, 1.0)[..., None], 3, axis=-1)
-
-
-def attention_picture(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The image, dark where a focus distance transformer did not look."""
-    rows, columns = (
-        side // count for side, count in zip(image.shape, attention.shape, strict=False)
-    )
-    share = attention / attention.max()
-    return image * (0.15 + 0.85 * share.repeat(rows, axis=0).repeat(columns, axis=1)[..., None])
-
-
-__all__ = ["FocusFound", "attention_picture", "generate"]

@@ -157,7 +157,7 @@ def _answers(params: Any, batch: dict[str, Array], *, config: ExperimentConfig) 
         "search": searched(image, photograph, disparity, exif, config),
         "uncertainty": answer.uncertainty,
         "blur_px": exif.lens(chosen.focus_disparity, answer.scale_m, image.shape[2]).blur_px,
-        "attention_picture": attention_picture(answer, image, config.focus.patch_size),
+        "attention_picture": attention_picture(answer.attention, image, config.focus.patch_size),
         "lens_blur": lens_blur_of(chosen, image, disparity, exif, config.exif.max_blur_fraction),
     }
 

@@ -45,7 +45,7 @@ def focus_columns(
     image, photograph, disparity, exif = scenes_of(batch)
     answer = answer_of(params, image, photograph, disparity, exif, model=config.focus)
     blurred = lens_blur_of(answer, image, disparity, exif, config.exif.max_blur_fraction)
-    shown = attention_picture(answer, image, config.focus.patch_size)
+    shown = attention_picture(answer.attention, image, config.focus.patch_size)
     return [to_model_range(part) for part in (image, shown, blurred, photograph)]
 
 
@@ -66,11 +66,11 @@ def lens_blur_of(
 
 
 def attention_picture(
-    answer: FocusAnswer, image: Float[Array, "b h w 3"], patch_size: int
+    attention: Float[Array, "b n"], image: Float[Array, "b h w 3"], patch_size: int
 ) -> Float[Array, "b h w 3"]:
     """The image in grey, redder where there is more attention (by its root, over the most)."""
     rows, columns = image.shape[1] // patch_size, image.shape[2] // patch_size
-    share = answer.attention / jnp.max(answer.attention, axis=1, keepdims=True)
+    share = attention / jnp.max(attention, axis=1, keepdims=True)
     share = jnp.sqrt(share).reshape(-1, rows, columns)
     share = jnp.repeat(jnp.repeat(share, patch_size, axis=1), patch_size, axis=2)[..., None]
     grey = jnp.broadcast_to(0.7 * jnp.mean(image, axis=-1, keepdims=True), image.shape)
