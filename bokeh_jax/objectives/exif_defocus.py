@@ -46,7 +46,6 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import focus_transformer
 from bokeh_jax.models.config import check_at_least, check_choice
 from bokeh_jax.models.focus_transformer import FOCUS, FocusAnswer, FocusConfig
-from bokeh_jax.objectives.conditions import to_model_range
 from bokeh_jax.optics import Exif, linear_to_srgb, render_defocus, srgb_to_linear
 
 Form = Literal["likelihood", "expected", "mean"]
@@ -162,7 +161,8 @@ def answer_of(
 ) -> FocusAnswer:
     """What the transformer says, shown what its config says; arguments as `scenes_of` gives."""
     seen = image if model.sees == "scene" else photograph
-    return focus_transformer.apply(model, params[FOCUS], to_model_range(seen), disparity, exif)
+    # Already encoded: `to_model_range` would encode it once more.
+    return focus_transformer.apply(model, params[FOCUS], 2.0 * seen - 1.0, disparity, exif)
 
 
 def reconstruction(

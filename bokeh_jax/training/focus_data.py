@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Key
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.focus_transformer import FocusAnswer
-from bokeh_jax.objectives import to_model_range
 from bokeh_jax.objectives.exif_defocus import answer_of, scenes_of
 from bokeh_jax.optics import Exif, linear_to_srgb, render_defocus, srgb_to_linear
 from data_pipeline.dataset import DatasetInfo, load_split
@@ -46,7 +45,7 @@ def focus_columns(
     answer = answer_of(params, image, photograph, disparity, exif, model=config.focus)
     blurred = lens_blur_of(answer, image, disparity, exif, config.exif.max_blur_fraction)
     shown = attention_picture(answer.attention, image, config.focus.patch_size)
-    return [to_model_range(part) for part in (image, shown, blurred, photograph)]
+    return [2.0 * part - 1.0 for part in (image, shown, blurred, photograph)]
 
 
 def lens_blur_of(
