@@ -12,6 +12,7 @@ from bokeh_jax.models import focus_transformer
 from bokeh_jax.models.focus_transformer import FOCUS, FocusAnswer, FocusConfig, token_disparity
 from bokeh_jax.objectives.exif_defocus import (
     ExifObjectiveConfig,
+    answer_of,
     candidates,
     exif_defocus_loss,
     lens_errors,
@@ -206,6 +207,22 @@ def test_scenes_are_decoded_to_unit_values():
     np.testing.assert_allclose(photograph, jnp.clip(PHOTOGRAPH, 0, 1), atol=0.003)
     np.testing.assert_allclose(disparity, DISPARITY, atol=1e-5)
     np.testing.assert_allclose(exif.focal_length_m, [0.05, 0.085], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sees", ["scene", "photograph"])
+def test_the_network_is_shown_what_the_file_says(sees):
+    model = FocusConfig(
+        sees=sees, hidden_dim=16, num_heads=2, num_blocks=1, rope_axes_dim=(4, 2, 2)
+    )
+    fresh = focus_transformer.init_params(model, jax.random.key(0))
+    params = {FOCUS: jax.tree.map(lambda leaf: leaf + 0.1, fresh)}
+    scenes = scenes_of({name: jnp.asarray(value) for name, value in batch_of().items()})
+    levels = batch_of()["image" if sees == "scene" else "photograph"]
+    shown = jnp.asarray(levels / np.float32(127.5) - np.float32(1.0))
+    expected = focus_transformer.apply(model, params[FOCUS], shown, *scenes[2:])
+    found = answer_of(params, *scenes, model=model)
+    np.testing.assert_allclose(found.scale_m, expected.scale_m, rtol=1e-5)
+    np.testing.assert_allclose(found.attention, expected.attention, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
