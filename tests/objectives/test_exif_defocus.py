@@ -186,9 +186,7 @@ def test_a_mirrored_batch_is_the_same_to_an_objective_that_mirrors():
 
     @functools.cache
     def loss_at(flip_rate):
-        objective = ExifObjectiveConfig(
-            num_candidates=2, max_blur_fraction=BLUR, flip_rate=flip_rate
-        )
+        objective = ExifObjectiveConfig(form="mean", max_blur_fraction=BLUR, flip_rate=flip_rate)
         return jax.jit(functools.partial(exif_defocus_loss, model=model, objective=objective))
 
     def parts(batch, flip_rate):
