@@ -6,6 +6,7 @@ makes the table when all are done. Started again, what is done stays done.
 
 import argparse
 import dataclasses
+import gc
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from bokeh_jax.evaluation.questions import Question
 from bokeh_jax.evaluation.real_layouts import REAL_SETS
 from bokeh_jax.evaluation.real_sets import find_questions, read_questions
 from bokeh_jax.inference.refocuser import Refocuser
+from bokeh_jax.memory import mapped_share
 from bokeh_jax.training.log import log
 from data_pipeline.layered.textures import load_textures
 
@@ -40,6 +42,10 @@ SHOWN_METRICS = (
     *("blur_error_px", "sharpest_plane_error_px", "lvcorr_rank", "stacking_rms", "unchanged_mae"),
     "lpips_vgg",
 )
+
+
+# Of the mappings that a process may have: a scene's programs take up to a tenth.
+_MOST_MAPPED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +130,24 @@ def run_quality(
             rows = score_questions(questions, refocuser, perceptual=perceptual, blur=asked.blur)
             append_scene(path, scene, list(rows))
             log(f"scene {scene} scored")
+            make_room()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("all scenes are scored")
     if jax.process_index() == 0:
         log(write_summary(out, settings, summarise(read_rows(out)), SHOWN_METRICS))
         log(f"every answer: {rows_file(out)}; means: {out / 'summary.json'}")
+
+
+def make_room(most_mapped: float = _MOST_MAPPED) -> bool:
+    """Gives up all compiled programs where they take much of what a process may map.
+
+    Photographs of many sizes and blurs are many programs; each may be compiled again.
+    """
+    if mapped_share() <= most_mapped:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def _given(perceptual: dict[str, Any]) -> list[str]:
