@@ -20,43 +20,18 @@ Not trained at any size yet: a few steps, see docs/exif_defocus_matching.md.
 
 from ml_collections import ConfigDict
 
-from bokeh_jax.config import experiment
+from configs.depth_small import get_config as depth_small
+from configs.generate_small import get_config as generate_small
 
 
 def get_config() -> ConfigDict:
     """Differences from the defaults of `bokeh_jax.config`."""
-    return experiment(
+    config = generate_small()
+    config.update(
         name="defocus_small",
         task="defocus",
         data=dict(path="data/photographs"),
-        simulation=dict(size_px=32, augment=dict(flip_rate=0.0)),
-        model=dict(
-            patch_size=4,
-            reference_as="tokens",
-            text_dim=128,
-            pooled_dim=128,
-            hidden_dim=256,
-            num_heads=4,
-            num_double_blocks=1,
-            num_single_blocks=4,
-            compute_dtype="float32",
-            scan_blocks=False,
-        ),
-        text=dict(compute_dtype="float32"),
-        depth=dict(
-            hidden_dim=128,
-            num_heads=4,
-            num_blocks=4,
-            patch_px=4,
-            position_grid=8,
-            out_blocks=(1, 2, 3, 4),
-            neck_dims=(32, 48, 64, 96),
-            resize_factors=(2.0, 1.0, 0.5, 0.5),
-            fusion_dim=32,
-            last_dim=16,
-            working_size_px=32,
-            compute_dtype="float32",
-        ),
+        depth=depth_small().depth,
         focus=dict(patch_size=4, hidden_dim=96, rope_axes_dim=(4, 10, 10)),
         matching=dict(num_steps=4, deep_rate=0.25, fake_updates=5, max_blur_fraction=0.1),
         pretrained=dict(
@@ -66,12 +41,7 @@ def get_config() -> ConfigDict:
             focus="runs/focus",
         ),
         # What judges learns at this rate, what makes photographs at a fifth of it.
-        optimizer=dict(
-            peak_learning_rate=2.5e-4,
-            warmup_steps=100,
-            final_fraction=0.1,
-            ema_decay=0.995,
-        ),
+        optimizer=dict(peak_learning_rate=2.5e-4, final_fraction=0.1),
         training=dict(
             num_steps=2000,
             global_batch_size=16,
@@ -80,3 +50,4 @@ def get_config() -> ConfigDict:
             checkpoint_every_steps=200,
         ),
     )
+    return config
