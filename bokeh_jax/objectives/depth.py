@@ -11,8 +11,8 @@ truth d are compared after both are brought to the same ones (MiDaS: Ranftl et a
     (4) L_grad  = mean over scales s of mean |∂ P_s e|            (`autoencoder.edge_loss`)
     (5) L       = L_d + w L_grad
 
-Simulated scenes share one scale, and (1) divides by what a young network hardly has, so they are
-better compared as they are (docs/results.md).
+Simulated scenes share one scale, and (1) divides by what a young network hardly has, so by default
+they are compared as they are. What either has brought: docs/generate.md.
 
 (4) is what keeps outlines: a lens blurs by disparity, and where that leaks over an outline so does
 the blur. An image of one disparity only has nothing to be learned from with (1), whose denominator
