@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import IFD, Base
 from tiny_defocus import READS_EXIF, SIDE_PX, build_photographs, config_of, save_parts
 
 from bokeh_jax import config as config_lib
+from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.inference.generator import Camera, Generator
 from bokeh_jax.inference.token_camera import TokenCamera, scene_change
@@ -193,6 +196,21 @@ def test_a_run_generates_with_its_own_depth_and_focus(run, parts):
     assert taken.focus.attention is not None
     with pytest.raises(InvalidInput, match="allowed: 2 and 1, which the run is trained for"):
         generator.scene("near", num_steps=3)
+
+
+def test_the_command_finds_the_focus_once_for_a_sweep(run, tmp_path, capsys):
+    asked = [f"--checkpoint={run[0]}", "--sweep=f-number=8,22", f"--out={tmp_path}"]
+    assert main(["generate", "near", *asked]) == 0
+    distances = []
+    for name in ("photograph.f8.png", "photograph.f22.png"):
+        with Image.open(tmp_path / name) as opened:
+            details = opened.getexif().get_ifd(IFD.Exif)
+        distances.append(float(details[Base.SubjectDistance]))
+    # The focus transformer is told of the f-number: asked twice, it answers twice.
+    assert distances[0] == distances[1] > 0.05
+    with Image.open(tmp_path / "focus_attention.png") as attention:
+        assert attention.size == (SIDE_PX, SIDE_PX)
+    assert " ± " in capsys.readouterr().out
 
 
 def test_a_generator_of_photographs_is_told_of_its_camera(parts):
