@@ -77,9 +77,10 @@ def _add_content_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-layers", type=int, default=4, help="of layered scenes, 2 to 8")
     group.add_argument(
         "--style",
-        choices=("plain", "rich"),
+        choices=("plain", "rich", "compact"),
         default="plain",
-        help="rich: layered scenes with hair, panes of glass and small lights as well",
+        help="rich: layered scenes with hair, panes of glass and small lights as well; compact: "
+        "with things that are neither thin nor perforated, for small frames",
     )
     group.add_argument(
         "--textures",

@@ -7,8 +7,8 @@
     <workdir>/evaluation/LABEL/step_300/           of `--label`: other settings beside the run's own
     <workdir>/tensorboard/evaluation/              one point a step and score
 
-Runs with task='focus' have photographs.csv and SPLIT-attention.png (`focus_scores`) in place
-of images.csv and the pictures.
+Runs with task='focus' or 'defocus' have photographs.csv and SPLIT-attention.png (`focus_scores`) in
+place of images.csv and the pictures.
 
 A step whose `scores.json` is there, and was made with the same settings, is done: `--all` and
 `--watch` do each once, however often they are started. All files appear by rename.
@@ -99,7 +99,7 @@ def evaluate_workdir(workdir: Path, which: Which, overrides: list[str]) -> None:
     config = config_lib.resolve(json.loads(config_lib.to_json(config)), overrides)
     mesh = evaluation_mesh(config)
     make, write, show = make_evaluation, _write_answers, _print
-    if config.task == "focus":
+    if config.task in ("focus", "defocus"):
         make, write, show = make_focus_evaluation, write_answers, print_answers
     evaluate = make(config, mesh)
     asked = _settings(config)

@@ -31,6 +31,11 @@ A itself has to be a photograph of the camera deep(e) = (f₃₅, full frame, f/
 much in view, all of it in focus. (6) to (8) are unchanged; teacher and fake score are told e'. The
 head sees P with the batch's own EXIF alone: of real ones with e' there are not as many.
 
+**Less than all of it.** With `scenes` 'frozen' the generator stays as it was and the focus
+transformer alone is trained through the lens. With 'given' A and d are not made at all: they are
+the view in focus everywhere and the disparity that the dataset has, still without a comparison of P
+with any photograph. What is left of the chain then is (3), (4) and the matching.
+
 **One backward pass.** L = L_match + w L_adv + L_fake + L_head, where sg stops gradients at
 parameters as well as at images, so that
 
@@ -45,7 +50,7 @@ parameters on.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +61,13 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig
 from bokeh_jax.models.byte_text import ByteTextConfig
 from bokeh_jax.models.codec import decode, encode
-from bokeh_jax.models.config import check_at_least
+from bokeh_jax.models.config import check_at_least, check_choice
 from bokeh_jax.models.depth_anything import depth as depth_of
 from bokeh_jax.models.depth_config import DepthConfig
 from bokeh_jax.models.focus_transformer import FocusAnswer, FocusConfig
 from bokeh_jax.models.photo_head import HEAD, HeadConfig, realness
 from bokeh_jax.objectives.depth import DEPTH
-from bokeh_jax.objectives.exif_defocus import answer_of
+from bokeh_jax.objectives.exif_defocus import answer_of, scenes_of
 from bokeh_jax.objectives.few_steps import few_step_samples
 from bokeh_jax.objectives.generate import (
     CAMERA,
@@ -78,6 +83,8 @@ from bokeh_jax.simulation import SimulationConfig
 
 PyTree = Any
 Parts = dict[str, Float[Array, ""]]
+Scenes = Literal["made", "frozen", "given"]
+SCENES: tuple[Scenes, ...] = ("made", "frozen", "given")
 # Parts of the network's tree that hold a whole generator of photographs each.
 TEACHER, FAKE = "teacher", "fake"
 
@@ -93,6 +100,7 @@ class MatchingConfig:
     """Settings of the objective.
 
     Attributes:
+        scenes: 'made' by a generator that is trained, by a 'frozen' one, or 'given' by the dataset.
         num_steps: of the generator, 1 to 4.
         time: how t and s are drawn; all are brought to within 0.02 of the ends.
         teacher_guidance: how far the teacher's answer is guided by the caption; 1 is none, and the
@@ -107,6 +115,7 @@ class MatchingConfig:
         InvalidInput: naming the field, its value and what is allowed.
     """
 
+    scenes: Scenes = "made"
     num_steps: int = 4
     time: diffusion.TimeSampling = dataclasses.field(
         default_factory=lambda: diffusion.TimeSampling(kind="uniform")
@@ -119,6 +128,7 @@ class MatchingConfig:
     max_blur_fraction: float = 0.1
 
     def __post_init__(self) -> None:
+        check_choice("scenes", self.scenes, SCENES)
         if not 1 <= self.num_steps <= 4:
             raise InvalidInput(f"num_steps is {self.num_steps}; allowed: 1 to 4")
         check_at_least("fake_updates", self.fake_updates, 1)
@@ -195,7 +205,7 @@ def distribution_matching_loss(
         params: the generator's parameters (as task 'generate' has them), and under `DEPTH`,
             `FOCUS`, `TEACHER`, `FAKE` and `HEAD` those of the other parts.
         batch: captions, `photograph` uint8 [b, h, w, 3] and `camera` float32 [b, 3]. What else a
-            batch has of a scene is not read.
+            batch has of a scene is not read, but with `scenes` 'given'.
         keys: one typed key an example; every draw comes from it.
         networks: what the parameters are of.
         matching: settings.
@@ -210,11 +220,7 @@ def distribution_matching_loss(
         return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
     still = jax.lax.stop_gradient(params)
-    size = batch["photograph"].shape[1:3]
-    scene = made_scenes(params, batch, stream(0), size, networks=networks, matching=matching)
-    taken = through_the_lens(
-        params, scene, Exif.from_fields(batch[CAMERA]), networks=networks, matching=matching
-    )
+    taken = photographs_made(params, batch, stream(0), networks=networks, matching=matching)
     deep = jax.vmap(lambda key: jax.random.bernoulli(key, matching.deep_rate))(stream(1))
     camera = jnp.where(deep[:, None], deep_camera(batch[CAMERA], matching), batch[CAMERA])
     shown = jnp.where(deep[:, None, None, None], taken.scene, taken.photograph)
@@ -248,6 +254,29 @@ def distribution_matching_loss(
         "uncertainty": jnp.mean(taken.answer.uncertainty),
         "scale_octaves": jnp.mean(jnp.log2(taken.answer.scale_m)),
     }
+
+
+def photographs_made(
+    params: PyTree,
+    batch: dict[str, Any],
+    keys: Key[Array, " b"],
+    *,
+    networks: Networks,
+    matching: MatchingConfig,
+    in_use: bool = False,
+) -> Taken:
+    """Equations (1) to (4) of a batch; arguments as of `distribution_matching_loss`."""
+    exif = Exif.from_fields(batch[CAMERA])
+    disparity = None
+    if matching.scenes == "given":
+        encoded, _, disparity, _ = scenes_of(batch)
+        scene = 2.0 * encoded - 1.0
+    else:
+        size = batch["photograph"].shape[1:3]
+        scene = made_scenes(
+            params, batch, keys, size, networks=networks, matching=matching, in_use=in_use
+        )
+    return through_the_lens(params, scene, exif, disparity, networks=networks, matching=matching)
 
 
 def made_scenes(
@@ -299,14 +328,19 @@ def through_the_lens(
     params: PyTree,
     scene: Float[Array, "b h w 3"],
     exif: Exif,
+    disparity: Float[Array, "b h w"] | None = None,
     *,
     networks: Networks,
     matching: MatchingConfig,
 ) -> Taken:
-    """Equations (2) to (4) of scenes A; differentiable in A and the focus transformer."""
+    """Equations (2) to (4) of scenes A; differentiable in A and the focus transformer.
+
+    `disparity` is d where it is known, and D is not asked.
+    """
     encoded = 0.5 * (scene + 1.0)
-    answered = depth_of(networks.depth, jax.lax.stop_gradient(params[DEPTH]), encoded)
-    disparity = relative(answered)
+    if disparity is None:
+        answered = depth_of(networks.depth, jax.lax.stop_gradient(params[DEPTH]), encoded)
+        disparity = relative(answered)
     # What it is shown as a photograph it does not look at: it sees the scene.
     answer = answer_of(params, encoded, encoded, disparity, exif, model=networks.focus)
     width_px = scene.shape[2]

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.objectives.distribution_matching import made_scenes, through_the_lens
-from bokeh_jax.objectives.generate import CAMERA, to_model_range_of_bytes
-from bokeh_jax.optics import Exif
+from bokeh_jax.objectives.distribution_matching import photographs_made
+from bokeh_jax.objectives.generate import to_model_range_of_bytes
 from bokeh_jax.training.task import matching_networks
 
 
@@ -17,16 +16,13 @@ def defocus_columns(
 ) -> list[Float[Array, "b h w 3"]]:
     """Scene, its disparity, the photograph of it, and a real one with the same caption and EXIF."""
     real = to_model_range_of_bytes(batch["photograph"])
-    networks, size = matching_networks(config), (real.shape[1], real.shape[2])
-    scene = made_scenes(
-        params, batch, keys, size, networks=networks, matching=config.matching, in_use=True
-    )
-    taken = through_the_lens(
+    taken = photographs_made(
         params,
-        scene,
-        Exif.from_fields(batch[CAMERA]),
-        networks=networks,
+        batch,
+        keys,
+        networks=matching_networks(config),
         matching=config.matching,
+        in_use=True,
     )
     grey = jnp.repeat(2.0 * taken.disparity[..., None] - 1.0, 3, axis=-1)
-    return [scene, grey, taken.photograph, real]
+    return [taken.scene, grey, taken.photograph, real]

@@ -8,7 +8,8 @@
     task 'generate'              dit, text, exif_tokens: trained;   codec: frozen
     task 'depth'                 depth: trained
     task 'defocus'               dit, text, focus, fake, head: trained;
-                                 depth, teacher, codec: frozen
+                                 depth, teacher, codec: frozen, and unless matching.scenes is
+                                 'made' dit and text
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
 
@@ -142,6 +143,12 @@ def is_trained(config: ExperimentConfig, name: str) -> bool:
         return True
     part = name.split("/")[0]
     if config.task == "defocus" and part in (DEPTH, TEACHER):
+        return False
+    if (
+        config.task == "defocus"
+        and part in (TRANSFORMER, TEXT)
+        and config.matching.scenes != "made"
+    ):
         return False
     if part == CODEC:
         return False

@@ -263,7 +263,10 @@ def check_pretrained(config: ExperimentConfig) -> None:
     Raises:
         InvalidInput: there is none.
     """
-    needed = ("teacher", "depth") if config.task == "defocus" else ()
+    needed: tuple[str, ...] = ()
+    if config.task == "defocus":
+        scenes = {"made": ("depth",), "frozen": ("depth", "generator"), "given": ()}
+        needed = ("teacher", *scenes[config.matching.scenes])
     for name in needed:
         if not getattr(config.pretrained, name):
             raise InvalidInput(

@@ -1,6 +1,7 @@
 """The training state: one pytree, created sharded, updated in one place.
 
     m, v, θ ← AdamW(∇L, clipped to norm c; rate: linear warm-up, then cosine)
+              of the task 'defocus' each part's ∇L is clipped by itself
     ema     ← β ema + (1 − β) θ         (of the updated θ; β grows from 0 as min(β, (1+n)/(10+n)))
 
 The growing β is the customary warm-up of the average: without it the random start would dominate
@@ -61,8 +62,10 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
     Names tell which are matrices: biases and norm scales of repeated blocks are stacked.
     """
     optimizer = config.optimizer
+    is_matching = config.task == "defocus"
+    clip = optax.clip_by_global_norm(optimizer.clip_norm)
     parts = (
-        optax.clip_by_global_norm(optimizer.clip_norm),
+        _by_part(clip) if is_matching else clip,
         optax.adamw(
             learning_rate(config),
             b1=optimizer.beta1,
@@ -74,7 +77,20 @@ def make_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
         ),
     )
     # Elsewhere states stay as checkpoints have them.
-    return optax.chain(*parts, *([_slower_parts(config)] if config.task == "defocus" else []))
+    return optax.chain(*parts, *([_slower_parts(config)] if is_matching else []))
+
+
+def _by_part(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation without a state, of each part of the network by itself.
+
+    By the norm of all parts together, the fake score's gradients would scale the generator's.
+    """
+
+    def apart(updates: PyTree, _: PyTree) -> PyTree:
+        state = transformation.init(updates)
+        return {part: transformation.update(tree, state)[0] for part, tree in updates.items()}
+
+    return optax.stateless(apart)
 
 
 def _slower_parts(config: ExperimentConfig) -> optax.GradientTransformation:

@@ -5,6 +5,6 @@ scenes alone need no compiler.
 """
 
 from data_pipeline.layered.source import LayeredSource
-from data_pipeline.layered.style import PLAIN, RICH, STYLES, SceneStyle
+from data_pipeline.layered.style import COMPACT, PLAIN, RICH, STYLES, SceneStyle
 
-__all__ = ["PLAIN", "RICH", "STYLES", "LayeredSource", "SceneStyle"]
+__all__ = ["COMPACT", "PLAIN", "RICH", "STYLES", "LayeredSource", "SceneStyle"]

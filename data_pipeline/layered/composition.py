@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, UInt8
 from data_pipeline.layered.canvas import Canvas
 from data_pipeline.layered.lights import draw_lights
 from data_pipeline.layered.parts import Part, Role
-from data_pipeline.layered.silhouettes import SILHOUETTES, Outline, disc, draw_silhouette
+from data_pipeline.layered.silhouettes import Outline, disc, draw_silhouette
 from data_pipeline.layered.style import PLAIN, SceneStyle
 from data_pipeline.layered.textures import Photographs, crop_texture
 from data_pipeline.layered.translucent import TRANSLUCENT
@@ -77,7 +77,7 @@ def compose(
         photographs: by name, uint8 [_, _, 3].
         max_layers: the most layers l.
         min_gap: disparity between neighbouring layers at least.
-        style: how often what is hard occurs.
+        style: silhouettes, and how often what is hard occurs.
         margin_px: stored pixels beyond the frame, on each side.
     """
     rng = np.random.default_rng(seed)
@@ -178,7 +178,7 @@ def _draw_part(
         return TRANSLUCENT[kinds[extra.integers(len(kinds))]](extra, canvas, photographs)
     if extra.random() < style.hair_rate:
         return _thing(draw_silhouette(extra, "hair", canvas)), None
-    kinds = sorted(SILHOUETTES)
+    kinds = style.kinds()
     return _thing(draw_silhouette(rng, kinds[rng.integers(len(kinds))], canvas)), None
 
 

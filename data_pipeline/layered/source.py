@@ -71,7 +71,7 @@ class LayeredSource:
             "seed": self.seed,
             "max_layers": self.max_layers,
             "min_gap": self.min_gap,
-            "style": dataclasses.asdict(self.style),
+            "style": self.style.recipe(),
             "textures_sha256": self.textures.digest,
         }
 

@@ -19,6 +19,7 @@ from bokeh_jax.objectives.distribution_matching import (
     deep_camera,
     fake_loss,
     matching_loss,
+    photographs_made,
     relative,
     score,
     through_the_lens,
@@ -83,6 +84,34 @@ def test_photographs_move_generator_and_focus_through_lens_and_depth(made):
     for part in ("query", "scale", "block_0"):
         assert any(np.abs(v).max() > 0 for k, v in named.items() if f"focus/{part}" in k), part
     assert found["blur_px"] > 0.1, "a lens that does nothing would have no gradient to show"
+
+
+def test_given_scenes_are_those_of_the_dataset_and_train_the_focus_alone(config, params, batch):
+    settings = dataclasses.replace(config.matching, scenes="given")
+    config = dataclasses.replace(config, matching=settings)
+    rng = np.random.default_rng(1)
+    size = (BATCH, SIDE_PX, SIDE_PX)
+    given = batch | {
+        "image": jnp.asarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)),
+        "disparity": jnp.asarray(rng.integers(0, 65536, size).astype(np.uint16)),
+    }
+    keys = jax.random.split(jax.random.key(3), BATCH)
+
+    @jax.jit
+    def gradients_and_scenes(params):
+        def generators(params):
+            _, found = loss_of(config)(params, given, keys)
+            return found["matching_loss"] + found["adversarial_loss"]
+
+        taken = photographs_made(
+            params, given, keys, networks=matching_networks(config), matching=settings
+        )
+        return jax.grad(generators)(params), taken.scene, taken.disparity
+
+    gradients, scene, disparity = gradients_and_scenes(params)
+    np.testing.assert_allclose(scene, np.asarray(given["image"]) / 127.5 - 1.0, atol=1e-6)
+    np.testing.assert_allclose(disparity, np.asarray(given["disparity"]) / 65535.0, atol=1e-6)
+    assert moved(gradients) == {"focus"}
 
 
 def test_the_loss_is_the_sum_of_its_parts(made, config):

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -123,9 +124,37 @@ def test_what_makes_photographs_learns_more_slowly_than_what_judges_them(config)
     np.testing.assert_allclose([4 * sizes[part] for part in slow], 3 * [sizes["fake"]], rtol=1e-6)
 
 
+def test_gradients_of_a_part_are_clipped_by_its_own_norm(config):
+    """As large a gradient of the fake score as there may be leaves the others' alone."""
+    optimizer = make_optimizer(config)
+    params = {part: {"bias": jnp.zeros(1)} for part in ("focus", "fake")}
+    small, large = ({"bias": jnp.full(1, value)} for value in (0.5, 1e6))
+    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        _, state = optimizer.update({"focus": small, "fake": large}, state, params)
+    moments = optax.tree.get(state, "mu")
+    np.testing.assert_allclose(moments["focus"]["bias"], (1 - config.optimizer.beta1) * 0.5)
+    np.testing.assert_allclose(moments["fake"]["bias"], 1 - config.optimizer.beta1, rtol=1e-5)
+
+
+def test_a_generator_may_stay_as_it_was(config, parts):
+    settings = dataclasses.replace(config.matching, scenes="frozen")
+    frozen = dataclasses.replace(config, matching=settings)
+    names = leaves_by_name(network.abstract_network(frozen))
+    trained = {name.split("/")[0] for name in names if network.is_trained(frozen, name)}
+    assert trained == TRAINED - {"dit", "text"}
+    mesh = sharding.make_mesh(frozen.mesh, jax.devices()[:1])
+    kept, said = frozen_parameters(frozen, mesh)
+    assert set(kept) == {"dit", "text", "depth", "teacher"}
+    assert not any("random" in line for line in said)
+    for name, leaf in averaged(parts["generator"]).items():
+        np.testing.assert_allclose(leaves_by_name(kept)[name], leaf, rtol=2**-8)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        ({"pretrained": {"generator": ""}, "matching": {"scenes": "frozen"}}, "generator is ''"),
         ({"pretrained": {"teacher": ""}}, r"config key pretrained\.teacher is ''; allowed"),
         ({"pretrained": {"depth": ""}}, r"config key pretrained\.depth is ''; allowed"),
         ({"data": {"path": "LAYERED"}}, r"has scenes of kind 'layered' and task='defocus' learns"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bokeh_jax.errors import InvalidInput
 from data_pipeline.frames import FrameSizes
 from data_pipeline.layered import (
+    COMPACT,
     PLAIN,
     RICH,
     LayeredSource,
@@ -277,6 +278,22 @@ def test_scene_is_a_function_of_seed_split_and_index(photographs, style):
             assert _content(sent.scene(*key[1:])) == made[key]
 
 
+def test_a_style_may_choose_silhouettes(photographs):
+    source = LayeredSource(size_px=SIZE_PX, seed=3, textures=photographs, style=COMPACT)
+    drawn = {
+        kind
+        for index in range(60)
+        for kind in source.scene("train", index).provenance["silhouettes"][:-1]
+    }
+    assert drawn == {"blob", "polygon", "star"}
+    recipes = [dataclasses.replace(source, style=style).recipe() for style in (PLAIN, COMPACT)]
+    assert recipes[1]["style"]["silhouettes"] == ["blob", "polygon", "star"]
+    # What was built before silhouettes could be chosen is still found to be the same dataset.
+    assert set(recipes[0]["style"]) == {"transparency_rate", "lights_rate", "hair_rate"}
+    with pytest.raises(InvalidInput, match=r"silhouettes has 'cube'; allowed: blob, cluster"):
+        SceneStyle(silhouettes=("star", "cube"))
+
+
 def test_held_out_photographs_never_reach_a_training_scene(photographs):
     """Other held-out pixels change held-out scenes only; other training pixels the rest only."""
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
@@ -312,7 +329,10 @@ def test_bad_source_values_are_refused(photographs, changes, message):
         LayeredSource(textures=photographs, **changes)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(SceneStyle)])
+RATES = [f.name for f in dataclasses.fields(SceneStyle) if f.name.endswith("_rate")]
+
+
+@pytest.mark.parametrize("field", RATES)
 def test_rates_beyond_a_probability_are_refused(field):
     for value in (-0.1, 1.1):
         with pytest.raises(InvalidInput, match=f"{field} is {value}; allowed: 0 to 1"):
