@@ -4,8 +4,9 @@ r"""Text and EXIF to a photograph with no lens between: the baseline, and the te
       --photographer-blur=0.05:0.1 --count=train=8000 --out=data/photographs
     bokeh-jax train --config=configs/exif_tokens_small.py --workdir=runs/exif_tokens
 
+    >>> from bokeh_jax.evaluation.aperture_control import scene_change
     >>> from bokeh_jax.inference.generator import Camera
-    >>> from bokeh_jax.inference.token_camera import TokenCamera, scene_change
+    >>> from bokeh_jax.inference.token_camera import TokenCamera
     >>> camera = TokenCamera.from_checkpoint("runs/exif_tokens")
     >>> prompt = "One thing, nearest first: a disc of brick in the centre, near, before grass."
     >>> wide, deep = (camera.photograph(prompt, Camera(n, 50.0)) for n in (1.8, 22.0))

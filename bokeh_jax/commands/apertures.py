@@ -12,15 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from bokeh_jax.errors import InvalidInput
-from bokeh_jax.evaluation.aperture_control import NAMES, ApertureScores, score_apertures
+from bokeh_jax.evaluation.aperture_control import (
+    ApertureScores,
+    score_apertures,
+    score_whole,
+)
 from bokeh_jax.evaluation.metrics import Mean
 from bokeh_jax.evaluation.sharpness import sharpest_plane_error_px
 from bokeh_jax.evaluation.statistics import bootstrap_mean
 from bokeh_jax.inference.generator import Camera, FocusFound, GeneratedScene, Generator
+from bokeh_jax.inference.token_camera import TokenCamera
 from bokeh_jax.training.log import log
 from data_pipeline.dataset import open_split
 
 FOCUS_ERROR = "focus_error_px"
+# Before the names of the baseline's scores.
+TOKENS = "tokens_"
 
 
 def bench_apertures(arguments: argparse.Namespace) -> None:
@@ -36,14 +43,17 @@ def bench_apertures(arguments: argparse.Namespace) -> None:
     generator = Generator.from_checkpoint(
         arguments.checkpoint, depth=arguments.depth_model, focus=arguments.focus_model
     )
+    told = None if arguments.tokens is None else TokenCamera.from_checkpoint(arguments.tokens)
     prompts = list(_prompts(arguments, generator))
     rows = []
     for seed, prompt in enumerate(prompts):
         scene = generator.scene(prompt, seed=seed)
         rows.append(_scores(scene, cameras, arguments.scale))
+        if told is not None:
+            rows[-1] |= _told_scores(told, prompt, cameras, seed)
         if (seed + 1) % 8 == 0:
             log(f"{seed + 1} of {len(prompts)} scenes")
-    means = {name: _mean([row[name] for row in rows]) for name in (*NAMES, FOCUS_ERROR)}
+    means = {name: _mean([row[name] for row in rows]) for name in rows[0]}
     _write(arguments.out, prompts, rows, means)
     for name, mean in means.items():
         print(f"{name}: {'nothing to measure' if mean is None else mean}")
@@ -84,7 +94,7 @@ def _prompts(arguments: argparse.Namespace, generator: Generator) -> Iterator[st
 def _scores(
     scene: GeneratedScene, cameras: Sequence[Camera], scale_m: float | None
 ) -> dict[str, float]:
-    """Of one scene: `NAMES` of the sweep of apertures, and the focus error of the widest."""
+    """Of one scene: those of the sweep of apertures, and the focus error of the widest."""
     widest = cameras[-1]
     focus = None if scene.focus_model is not None else (0.5, 0.5)
     found = scene.find_focus(widest, focus, scale_m)
@@ -93,13 +103,24 @@ def _scores(
     scores: ApertureScores = score_apertures(
         [one.image for one in taken], [one.lens for one in taken], scene.disparity
     )
+    whole = score_whole([one.image for one in taken], [one.f_number for one in cameras])
     errors = []
     for share in (0.02, 0.5, 0.98):
         plane = FocusFound(float(np.quantile(scene.disparity, share)), found.scale_m)
         one = scene.photograph(widest, plane)
         errors.append(sharpest_plane_error_px(one.image, scene.image, scene.disparity, one.lens))
     known = [error for error in errors if math.isfinite(error)]
-    return dataclasses.asdict(scores) | {FOCUS_ERROR: float(np.mean(known)) if known else math.nan}
+    error_px = float(np.mean(known)) if known else math.nan
+    return dataclasses.asdict(scores) | dataclasses.asdict(whole) | {FOCUS_ERROR: error_px}
+
+
+def _told_scores(
+    told: TokenCamera, prompt: str, cameras: Sequence[Camera], seed: int
+) -> dict[str, float]:
+    """Scores of photographs by a network that is told of the camera, one seed for all."""
+    taken = [told.photograph(prompt, camera, seed=seed) for camera in cameras]
+    scores = score_whole(taken, [camera.f_number for camera in cameras])
+    return {f"{TOKENS}{name}": value for name, value in dataclasses.asdict(scores).items()}
 
 
 def _mean(values: Sequence[float]) -> Mean | None:

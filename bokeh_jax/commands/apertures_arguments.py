@@ -28,6 +28,12 @@ def add_apertures_arguments(parser: argparse.ArgumentParser) -> None:
         help="as of `generate`; without it the depth of the middle is in focus",
     )
     parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="RUN",
+        help="the baseline, a run with generation.exif_tokens=true, asked the same beside it",
+    )
+    parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",

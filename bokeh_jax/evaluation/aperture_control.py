@@ -8,6 +8,16 @@ disparity that the lens saw. Regions are those of the widest aperture (`regions`
     focus_psnr_db   region in focus, widest against narrowest aperture: what must not change
     whole_psnr_db   the same of the whole picture, to see that something did change
 
+Of what has no lens that says where the regions are, the same over the whole picture, and how much
+the scene is another one:
+
+    whole_violations, whole_lvcorr_rank     as above
+    scene_change    root mean square of G (widest − narrowest), G a Gaussian of σ = w · width, in
+                    sRGB-encoded values
+
+Blur by a lens moves light no farther than its radius, so a G that is wider hides most of it and
+leaves what was moved, put in or taken out. Of scenes with a lens, all of it is blur.
+
 A lens cannot change what is in focus. A generator that is told of the aperture can: this is what is
 compared (Camera Settings as Tokens, Fang et al. 2024; arXiv 2510.06215 measures it too).
 
@@ -20,6 +30,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.lib.stride_tricks import sliding_window_view
 
 from bokeh_jax.evaluation.regions import LEAST_PLANE_PIXELS, find_regions
 from bokeh_jax.evaluation.sharpness import laplacian_variance, lvcorr_genrefocus, lvcorr_rank
@@ -32,6 +43,8 @@ _ROUNDING = 1e-3
 # Background variance of the narrowest aperture, 8-bit levels squared, below which there is nothing
 # to see blurred.
 _LEAST_TEXTURE = 4.0
+# A Gaussian is cut where it has fallen to 1 %.
+_REACH = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +64,19 @@ class ApertureScores:
     whole_psnr_db: float
 
 
-NAMES = tuple(field.name for field in dataclasses.fields(ApertureScores))
+@dataclasses.dataclass(frozen=True)
+class WholeScores:
+    """Of one scene, over all of its pictures.
+
+    Attributes:
+        whole_violations: share of the steps; NaN of a smooth scene.
+        whole_lvcorr_rank: likewise.
+        scene_change: widest against narrowest.
+    """
+
+    whole_violations: float
+    whole_lvcorr_rank: float
+    scene_change: float
 
 
 def score_apertures(
@@ -77,11 +102,9 @@ def score_apertures(
     regions = find_regions(disparity, lenses[-1])
     stack = np.stack(photographs)
     narrowest, widest = stack[0], stack[-1]
-    violations = correlation = rank = math.nan
-    if _shows_blur(narrowest, regions.background):
-        variances = np.array([laplacian_variance(image, regions.background) for image in stack])
-        violations = float(np.mean(variances[1:] > (1 + _ROUNDING) * variances[:-1]))
-        rank = lvcorr_rank(stack, blurs, regions.background)
+    violations, rank = _trend(stack, blurs, regions.background)
+    correlation = math.nan
+    if math.isfinite(rank):
         correlation = lvcorr_genrefocus(stack, blurs, regions.background)
     return ApertureScores(
         violations=violations,
@@ -90,6 +113,64 @@ def score_apertures(
         focus_psnr_db=_psnr_db(narrowest, widest, regions.focus),
         whole_psnr_db=_psnr_db(narrowest, widest, np.ones(disparity.shape, bool)),
     )
+
+
+def score_whole(
+    photographs: Sequence[Float[np.ndarray, "h w 3"]], f_numbers: Sequence[float]
+) -> WholeScores:
+    """Scores of one scene that need no lens.
+
+    Args:
+        photographs: sRGB-encoded, [0, 1], narrowest aperture first.
+        f_numbers: theirs.
+
+    Raises:
+        ValueError: fewer than 2 photographs, or f-numbers that do not fall.
+    """
+    if len(photographs) != len(f_numbers) or len(f_numbers) < 2 or (np.diff(f_numbers) >= 0).any():
+        raise ValueError(
+            f"{len(photographs)} photographs with f-numbers {f_numbers}; allowed: 2 or more, "
+            "falling f-numbers"
+        )
+    stack = np.stack(photographs)
+    everywhere = np.ones(stack.shape[1:3], bool)
+    violations, rank = _trend(stack, 1.0 / np.asarray(f_numbers), everywhere)
+    return WholeScores(violations, rank, scene_change(stack[-1], stack[0]))
+
+
+def scene_change(
+    first: Float[np.ndarray, "h w 3"],
+    second: Float[np.ndarray, "h w 3"],
+    low_pass: float = 0.1,
+) -> float:
+    """`scene_change` of two photographs; frames go on beyond their edges as mirrors.
+
+    Args:
+        first: sRGB-encoded, [0, 1].
+        second: of the same size.
+        low_pass: σ over the width.
+    """
+    sigma_px = low_pass * first.shape[1]
+    reach = min(math.ceil(_REACH * sigma_px), min(first.shape[:2]) - 1)
+    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma_px))
+    taps /= taps.sum()
+    change = np.pad(first - second, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    for axis in (0, 1):
+        change = sliding_window_view(change, taps.size, axis=axis) @ taps
+    return float(np.sqrt(np.mean(np.square(change))))
+
+
+def _trend(
+    stack: Float[np.ndarray, "n h w 3"],
+    blurs: Float[np.ndarray, " n"],
+    region: Bool[np.ndarray, "h w"],
+) -> tuple[float, float]:
+    """(violations, LVCorr by ranks) of a region; NaN where it shows no blur."""
+    if not _shows_blur(stack[0], region):
+        return math.nan, math.nan
+    variances = np.array([laplacian_variance(image, region) for image in stack])
+    violations = float(np.mean(variances[1:] > (1 + _ROUNDING) * variances[:-1]))
+    return violations, lvcorr_rank(stack, blurs, region)
 
 
 def _shows_blur(image: Float[np.ndarray, "h w 3"], region: Bool[np.ndarray, "h w"]) -> bool:

@@ -3,21 +3,14 @@
     camera = TokenCamera.from_checkpoint("runs/exif_tokens")
     wide = camera.photograph("a disc of brick before grass", Camera(1.8, 50), seed=1)
     deep = camera.photograph("a disc of brick before grass", Camera(22, 50), seed=1)
-    change = scene_change(wide, deep)
 
 The network is told of the camera by tokens (`models.exif_tokens`) and makes the blur itself, so
-another f-number may be another scene, though prompt and noise are the same. How much it is:
-
-    (1) change = root mean square of G (wide − deep),    G a Gaussian of σ = `low_pass` · width
-
-in sRGB-encoded values. Blur by a lens moves light no farther than its radius, so a G that is wider
-hides most of it and leaves what was moved, put in or taken out. Beside it belongs the same number
-of a scene that was photographed by a lens (`generator`): all of that is blur.
+another f-number may be another scene, though prompt and noise are the same. How much another it is:
+`evaluation.aperture_control`.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from numpy.lib.stride_tricks import sliding_window_view
 
 from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.errors import InvalidInput
@@ -36,8 +28,6 @@ from bokeh_jax.training.frozen import load_task
 from bokeh_jax.training.rng import example_keys, step_key
 
 _FULL_FRAME_MM = 36.0
-# A Gaussian is cut where it has fallen to 1 %.
-_REACH = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,28 +96,3 @@ class TokenCamera:
             )
 
         return jax.jit(sampled)
-
-
-def scene_change(
-    first: Float[np.ndarray, "h w 3"],
-    second: Float[np.ndarray, "h w 3"],
-    low_pass: float = 0.1,
-) -> float:
-    """Equation (1) of two photographs; frames go on beyond their edges as mirrors.
-
-    Args:
-        first: sRGB-encoded, [0, 1].
-        second: of the same size.
-        low_pass: σ over the width.
-    """
-    sigma_px = low_pass * first.shape[1]
-    reach = min(math.ceil(_REACH * sigma_px), min(first.shape[:2]) - 1)
-    taps = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / sigma_px))
-    taps /= taps.sum()
-    change = np.pad(first - second, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-    for axis in (0, 1):
-        change = sliding_window_view(change, taps.size, axis=axis) @ taps
-    return float(np.sqrt(np.mean(np.square(change))))
-
-
-__all__ = ["TokenCamera", "scene_change"]

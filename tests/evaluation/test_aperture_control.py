@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bokeh_jax.evaluation.aperture_control import score_apertures
+from bokeh_jax.evaluation.aperture_control import scene_change, score_apertures, score_whole
 from bokeh_jax.evaluation.regions import find_regions
 from bokeh_jax.evaluation.sharpness import lvcorr_genrefocus
 from bokeh_jax.optics import Lens, linear_to_srgb, render_defocus, srgb_to_linear
@@ -52,6 +52,32 @@ def test_blur_that_comes_and_goes_is_a_violation(sweep):
 def test_a_scene_that_changes_is_seen_in_what_is_in_focus(sweep, image):
     changed = [*sweep[:-1], np.clip(sweep[-1] + 0.1, 0, 1)]
     assert score_apertures(changed, LENSES, DISPARITY).focus_psnr_db == pytest.approx(20.0, abs=0.5)
+
+
+def test_a_whole_picture_has_a_trend_without_a_lens(sweep, image):
+    numbers = [22.0, 8.0, 4.0, 2.0]
+    scores = score_whole(sweep, numbers)
+    assert scores.whole_violations == 0.0
+    assert scores.whole_lvcorr_rank == pytest.approx(1.0)
+    assert scores.scene_change == scene_change(sweep[-1], sweep[0])
+    mixed = score_whole([sweep[0], sweep[2], sweep[1], sweep[3]], numbers)
+    assert mixed.whole_violations == pytest.approx(1 / 3)
+    # What a lens does moves less light than half of a picture that is another one.
+    other = [*sweep[:-1], np.where(np.arange(48)[None, :, None] < 24, sweep[-1], 0.9 - image)]
+    assert score_whole(other, numbers).scene_change > 2 * scores.scene_change
+    with pytest.raises(ValueError, match="falling f-numbers"):
+        score_whole(sweep, numbers[::-1])
+
+
+def test_the_change_of_a_scene_is_what_blur_does_not_explain():
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0.0, 0.1, (32, 32, 3))
+    flat = np.full((32, 32, 3), 0.5)
+    half = flat + 0.4 * (np.arange(32) < 16)[None, :, None]
+    assert scene_change(flat, flat) == 0.0
+    np.testing.assert_allclose(scene_change(flat + 0.1, flat), 0.1, rtol=1e-6)
+    assert scene_change(flat + texture, flat) < 0.02
+    assert scene_change(half, flat) > 0.2
 
 
 def test_nothing_that_changes_is_no_blur(image):

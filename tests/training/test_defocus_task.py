@@ -1,5 +1,6 @@
 """The task 'defocus' and its teacher in the one loop: real steps, their parts, and a resume."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -17,8 +18,9 @@ from tiny_defocus import READS_EXIF, SIDE_PX, build_photographs, config_of, save
 from bokeh_jax import config as config_lib
 from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
+from bokeh_jax.evaluation.aperture_control import scene_change
 from bokeh_jax.inference.generator import Camera, Generator
-from bokeh_jax.inference.token_camera import TokenCamera, scene_change
+from bokeh_jax.inference.token_camera import TokenCamera
 from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint, network, preflight, sharding
 from bokeh_jax.training.frozen import frozen_parameters
@@ -257,15 +259,17 @@ def test_a_generator_of_photographs_is_told_of_its_camera(parts):
     np.testing.assert_array_equal(wide, camera.photograph("near", Camera(1.4, 50.0)))
 
 
-def test_the_change_of_a_scene_is_what_blur_does_not_explain():
-    rng = np.random.default_rng(0)
-    texture = rng.normal(0.0, 0.1, (32, 32, 3))
-    flat = np.full((32, 32, 3), 0.5)
-    half = flat + 0.4 * (np.arange(32) < 16)[None, :, None]
-    assert scene_change(flat, flat) == 0.0
-    np.testing.assert_allclose(scene_change(flat + 0.1, flat), 0.1, rtol=1e-6)
-    assert scene_change(flat + texture, flat) < 0.02
-    assert scene_change(half, flat) > 0.2
+def test_the_bench_of_apertures_asks_the_baseline_the_same(parts, tmp_path):
+    names = (("checkpoint", "generator"), ("depth-model", "depth"), ("tokens", "teacher"))
+    asked = [f"--{option}={parts[name]}" for option, name in names]
+    asked += ["--split=train", "--scenes=2", "--f-numbers=22,2", "--scale=0.2", f"--out={tmp_path}"]
+    assert main(["bench", "apertures", *asked]) == 0
+    with (tmp_path / "apertures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    told = TokenCamera.from_checkpoint(parts["teacher"])
+    for seed, row in enumerate(rows):
+        wide, deep = (told.photograph(row["prompt"], Camera(n, 50.0), seed=seed) for n in (2.0, 22.0))
+        assert float(row["tokens_scene_change"]) == pytest.approx(scene_change(wide, deep))
 
 
 def test_the_parts_of_the_small_config_are_those_of_their_own_configs():
