@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tensorboardX import SummaryWriter
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.commands.focus_scores import print_answers, write_answers
@@ -39,6 +38,7 @@ from bokeh_jax.evaluation.on_mesh import evaluation_mesh
 from bokeh_jax.evaluation.suite import TaskResult, make_evaluation, summary
 from bokeh_jax.inference.photo_file import Photo, write_photo
 from bokeh_jax.training import checkpoint
+from bokeh_jax.training.board import SummaryWriter
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
 from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.log import log

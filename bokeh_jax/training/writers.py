@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tensorboardX import SummaryWriter
+
+from bokeh_jax.training.board import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 

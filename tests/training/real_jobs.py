@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", "400"))
 # Added to the tests' own (conftest.py), by which jobs are compiled as the tests' steps are.
 ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "training" / "no_torch"))),
+    "PYTHONPATH": str(ROOT),
     # Jobs are many and alike: what one has compiled, however small, the others read.
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }

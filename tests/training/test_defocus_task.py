@@ -268,7 +268,9 @@ def test_the_bench_of_apertures_asks_the_baseline_the_same(parts, tmp_path):
         rows = list(csv.DictReader(file))
     told = TokenCamera.from_checkpoint(parts["teacher"])
     for seed, row in enumerate(rows):
-        wide, deep = (told.photograph(row["prompt"], Camera(n, 50.0), seed=seed) for n in (2.0, 22.0))
+        wide, deep = (
+            told.photograph(row["prompt"], Camera(n, 50.0), seed=seed) for n in (2.0, 22.0)
+        )
         assert float(row["tokens_scene_change"]) == pytest.approx(scene_change(wide, deep))
 
 

@@ -1,6 +1,8 @@
 """What a report leaves behind: JSON lines, TensorBoard points under the same names, a line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from board_points import points_of
@@ -58,3 +60,15 @@ def test_a_line_shows_mfu_or_else_tflops(capsys):
     with make_reporter(0, 200, visible=False) as screen:
         screen.report(20, VALUES)
     assert capsys.readouterr().out == ""
+
+
+def test_a_trainer_starts_without_torch_and_leaves_it_to_be_imported():
+    program = (
+        "import sys, bokeh_jax.training.train, bokeh_jax.commands.evaluate\n"
+        "assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules\n"
+        "import torch\n"
+        "from bokeh_jax.training.board import SummaryWriter\n"
+        "print(torch.ones(2).sum().item(), SummaryWriter.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "2.0 SummaryWriter\n", done.stderr
