@@ -139,13 +139,21 @@ def _widened_by_tent(
     """`interpolating_kernel` by way of `parts` sub-pixels along each side of a pixel."""
     half_parts = half_size_px * parts + parts
     fine = aperture_kernel(shape, signed_radius_px * parts, half_parts, rim_center=rim_center)
-    weights = np.convolve(np.ones(parts), np.ones(parts))
-    lines = np.zeros((2 * half_size_px + 1, len(fine)))
-    for pixel, line in enumerate(lines):
-        first = pixel * parts + half_parts - half_size_px * parts - (parts - 1)
-        line[first : first + len(weights)] = weights
-    kernel = lines @ fine @ lines.T
+    kernel = _under_tents(_under_tents(fine, parts).T, parts).T
     return kernel / kernel.sum()
+
+
+def _under_tents(
+    fine: Float[Array | np.ndarray, "f w"], parts: int
+) -> Float[Array | np.ndarray, "n w"]:
+    """Sums along the first axis under a tent about every pixel's middle; f = (n + 1) parts + 1.
+
+    The tent of a pixel rises over one block of `parts` sub-pixels and falls over the next.
+    """
+    blocks = fine[1:].reshape(-1, parts, fine.shape[1])
+    rising = np.arange(1.0, parts + 1)
+    slopes = np.stack([rising, parts - rising]) @ blocks
+    return slopes[:-1, 0] + slopes[1:, 1]
 
 
 def _kernels(
@@ -158,7 +166,7 @@ def _kernels(
     """`layer_kernel` of every signed radius and rim's centre."""
     if not is_traced(shape, rims):
         rows = [
-            [layer_kernel(shape, px, level, half_size_px, rim) for rim in rims] for px in radii_px
+            [_known_kernel(shape, px, level, half_size_px, rim) for rim in rims] for px in radii_px
         ]
         return np.array(rows)
     kernels = {}
@@ -172,6 +180,22 @@ def _kernels(
             sharp = jnp.asarray(aperture_kernel(shape, 0.0, half_size_px), float)
             kernels[0.0] = jnp.stack([sharp] * len(rims))
         return jnp.stack([kernels[px] for px in radii_px])
+
+
+# A step photographs with one opening many times, and is traced more than once. A kernel of 60 px is
+# 120 KB; small ones are the rule.
+@functools.lru_cache(maxsize=1024)
+def _known_kernel(
+    shape: Shape,
+    signed_radius_px: float,
+    level: int,
+    half_size_px: int,
+    rim_center: tuple[float, float] | None,
+) -> Float[np.ndarray, "k k"]:
+    """`layer_kernel` of what is not traced, which nobody may write to."""
+    kernel = np.asarray(layer_kernel(shape, signed_radius_px, level, half_size_px, rim_center))
+    kernel.setflags(write=False)
+    return kernel
 
 
 def _traced_kernels(
