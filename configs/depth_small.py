@@ -1,6 +1,6 @@
 r"""Disparity from one image: a tiny Depth Anything, trained on layered scenes whose depth is known.
 
-    bokeh-jax data build --source=layered --max-layers=2 --size=36 \
+    bokeh-jax data build --source=layered --style=compact --max-layers=3 --size=36 \
       --count=train=8000 --out=data/scenes
     bokeh-jax train --config=configs/depth_small.py --workdir=runs/depth
     bokeh-jax refocus photo.png --depth-model=runs/depth --focus=0.6,0.4 --blur=0.03 --out=out.png

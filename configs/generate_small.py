@@ -1,6 +1,6 @@
 r"""Text to an all-in-focus image, from nothing, 32 px in pixels, two CPU cores.
 
-    bokeh-jax data build --source=layered --max-layers=2 --size=36 \
+    bokeh-jax data build --source=layered --style=compact --max-layers=3 --size=36 \
       --count=train=8000 --out=data/scenes
     bokeh-jax train --config=configs/generate_small.py --workdir=runs/generate
     bokeh-jax generate "One thing, nearest first: a disc of brick in the centre, near, \
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
         ),
         sampler=dict(num_steps=24, guidance_scale=2.0),
         training=dict(
-            num_steps=2500,
+            num_steps=2000,
             global_batch_size=32,
             log_every_steps=50,
             image_every_steps=500,

@@ -1,19 +1,26 @@
 """Prompts as bytes: a small text encoder that is trained with the network it tells.
 
 A caption is its UTF-8 bytes, cut or filled up with 0, a byte that no text has. With E a table of
-256 vectors, P learned positions and s a learned start token, which even an empty prompt has:
+256 vectors, H one of B vectors, h a hash, P learned positions and s a learned start token, which
+even an empty prompt has:
 
-    (1) x = [s, E[byte_1] + P_1, …, E[byte_n] + P_n]
+    (0) h_i = 31 h_{i−1} + byte_i  within a word,  0 between words
+    (1) x = [s, …, E[byte_i] + H[h_i mod B] + P_i, …]
     (2) x = x + W_o attention(q, k, v),  q, k, v = heads(W_qkv N(x)),  bytes 0 are not looked at
     (3) x = x + W₂ gelu(W₁ N(x))
     (4) text = heads(W_kv N(x)) as t learned queries read them,  pooled = mean text
 
 N is a layer norm. Because of (4) a prompt is always t tokens, however long it is: the transformer
 that reads them needs no mask. No vocabulary and no tokeniser: what is not in the captions of the
-dataset can be written and has no meaning.
+dataset can be written and has no meaning. By (0) each word has a vector of its own at its last
+byte (but for collisions), so that what a prompt says is in x from the first step on, and blocks do
+not have to learn to spell before the network can be told anything. For the same reason tables and
+queries start at unit size: smaller ones are drowned by what the blocks add, which is the same for
+every byte as long as attention is, and all prompts sound alike (docs/results.md).
 
-Source: our own, after byte-level models (ByT5, Xue et al. 2022, arXiv 2105.13626) and learned
-queries (Perceiver IO, Jaegle et al. 2022, arXiv 2107.14795).
+Source: our own, after byte-level models (ByT5, Xue et al. 2022, arXiv 2105.13626), hashes of bytes
+(Byte Latent Transformer, Pagnoni et al. 2024, arXiv 2412.09871) and learned queries (Perceiver IO,
+Jaegle et al. 2022, arXiv 2107.14795).
 """
 
 from dataclasses import dataclass
@@ -23,14 +30,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.config import COMPUTE_DTYPES, ComputeDtype, check_at_least, check_choice
 from bokeh_jax.models.linear import linear
 
 _NUM_BYTES = 256
-_init = nn.initializers.truncated_normal(0.02)
+_HASH_FACTOR = 31
+_kernel_init = nn.initializers.lecun_normal()
+_table_init = nn.initializers.normal(1.0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class ByteTextConfig:
         num_heads: Attention heads.
         num_blocks: Blocks, equations (2) and (3).
         num_tokens: t, tokens of a prompt.
+        num_hashes: B, vectors of words; captions of a hundred words want some thousands.
         compute_dtype: Type of the products; the rest is float32.
 
     Raises:
@@ -54,10 +64,11 @@ class ByteTextConfig:
     num_heads: int = 4
     num_blocks: int = 2
     num_tokens: int = 16
+    num_hashes: int = 4096
     compute_dtype: ComputeDtype = "bfloat16"
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "hidden_dim", "num_heads", "num_tokens"):
+        for name in ("max_bytes", "hidden_dim", "num_heads", "num_tokens", "num_hashes"):
             check_at_least(f"text.{name}", getattr(self, name), 1)
         check_at_least("text.num_blocks", self.num_blocks, 0)
         check_choice("text.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
@@ -99,7 +110,7 @@ class _Attention(nn.Module):
         def heads(x: Array, name: str) -> Array:
             axes = ("embed", "heads", "head_dim")
             # The softmax and its sums are float32, as in the transformer.
-            layer = linear(head, axes, dtype=dtype, kernel_init=_init, name=name)
+            layer = linear(head, axes, dtype=dtype, kernel_init=_kernel_init, name=name)
             return layer(x).astype(jnp.float32)
 
         out = jax.nn.dot_product_attention(
@@ -110,13 +121,13 @@ class _Attention(nn.Module):
         )
         axes = ("heads", "head_dim", "embed")
         layer = linear(
-            config.hidden_dim, axes, dtype=dtype, num_in=2, kernel_init=_init, name="out"
+            config.hidden_dim, axes, dtype=dtype, num_in=2, kernel_init=_kernel_init, name="out"
         )
         return layer(out).astype(jnp.float32)
 
 
 class ByteText(nn.Module):
-    """The encoder; parameters are `bytes`, `positions`, `start`, `queries` and those of layers."""
+    """The encoder; parameters: `bytes`, `words`, `positions`, `start`, `queries` and of layers."""
 
     config: ByteTextConfig
 
@@ -128,15 +139,16 @@ class ByteText(nn.Module):
         config, batch = self.config, prompts.shape[0]
 
         def learned(name: str, *shape: int) -> Array:
-            value: Any = self.param(name, _init, shape, jnp.float32)
+            value: Any = self.param(name, _table_init, shape, jnp.float32)
             return value.astype(jnp.float32)
 
         def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(1e-6, jnp.float32, use_fast_variance=False, name=name)
 
         width = config.hidden_dim
-        table = learned("bytes", _NUM_BYTES, width)
-        x = table[prompts.astype(jnp.int32)] + learned("positions", config.max_bytes, width)[None]
+        x = learned("bytes", _NUM_BYTES, width)[prompts.astype(jnp.int32)]
+        x = x + learned("words", config.num_hashes, width)[word_hashes(prompts, config.num_hashes)]
+        x = x + learned("positions", config.max_bytes, width)[None]
         start = jnp.broadcast_to(learned("start", 1, width)[None], (batch, 1, width))
         x = jnp.concatenate((start, x), axis=1)
         seen = jnp.concatenate((jnp.ones((batch, 1), bool), prompts > 0), axis=1)
@@ -154,11 +166,35 @@ class ByteText(nn.Module):
         width, dtype = self.config.hidden_dim, jnp.dtype(self.config.compute_dtype)
 
         def layer(features: int, axes: tuple[str, str], name: str) -> nn.Module:
-            return linear(features, axes, dtype=dtype, kernel_init=_init, name=f"{name}_{index}")
+            init = _kernel_init
+            return linear(features, axes, dtype=dtype, kernel_init=init, name=f"{name}_{index}")
 
         hidden = layer(4 * width, ("embed", "mlp"), "fc1")(x)
         hidden = nn.gelu(hidden.astype(jnp.float32), approximate=False)
         return layer(width, ("mlp", "embed"), "fc2")(hidden).astype(jnp.float32)
+
+
+def word_hashes(prompts: UInt8[Array, "b n"], count: int) -> Int[Array, "b n"]:
+    """Equation (0), h mod B: of the word so far at each of its bytes, 0 between words.
+
+    Words are ASCII letters, small or not, and digits, and every byte of other scripts.
+    """
+    codes = prompts.astype(jnp.uint32)
+    # The bit in which capitals differ.
+    small = codes | 32
+    letters = (small >= ord("a")) & (small <= ord("z"))
+    digits = (codes >= ord("0")) & (codes <= ord("9"))
+    within = letters | digits | (codes >= 128)
+    codes = jnp.where(letters, small, codes)
+
+    def further(before: UInt32[Array, " b"], row: tuple[Array, Array]) -> tuple[Array, Array]:
+        code, is_within = row
+        now = jnp.where(is_within, jnp.uint32(_HASH_FACTOR) * before + code, jnp.uint32(0))
+        return now, now
+
+    start = jnp.zeros(prompts.shape[:1], jnp.uint32)
+    _, hashes = jax.lax.scan(further, start, (codes.T, within.T))
+    return (hashes.T % jnp.uint32(count)).astype(jnp.int32)
 
 
 def init_params(config: ByteTextConfig, key: Key[Array, ""]) -> dict[str, Any]:

@@ -7,7 +7,12 @@ import pytest
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import byte_text
-from bokeh_jax.models.byte_text import ByteTextConfig, encode_prompts, prompt_bytes
+from bokeh_jax.models.byte_text import (
+    ByteTextConfig,
+    encode_prompts,
+    prompt_bytes,
+    word_hashes,
+)
 
 SMALL = ByteTextConfig(
     max_bytes=12, hidden_dim=8, num_heads=2, num_blocks=1, num_tokens=3, compute_dtype="float32"
@@ -16,9 +21,7 @@ SMALL = ByteTextConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    start = byte_text.init_params(SMALL, jax.random.key(0))
-    # Start values are small; with larger ones what is looked at shows.
-    return jax.tree.map(lambda leaf: 20.0 * leaf if leaf.ndim > 1 else leaf, start)
+    return byte_text.init_params(SMALL, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,41 @@ def test_places_that_are_filled_up_are_not_looked_at(params, encoded):
 def test_order_matters(encoded):
     text, _ = encoded("ab", "ba", "")
     assert np.abs(text[0] - text[1]).max() > 1e-3
+
+
+def test_a_word_has_one_hash_wherever_it_stands():
+    prompts = "a red cup, Red!", "cup of é7"
+    raw = jnp.stack([jnp.asarray(prompt_bytes(prompt, 16)) for prompt in prompts])
+    found = np.asarray(word_hashes(raw, 4096))
+
+    def expected(word: bytes) -> int:
+        value = 0
+        for byte in word.lower():
+            value = 31 * value + byte
+        return value % 4096
+
+    ends = [(0, 4, b"red"), (0, 8, b"cup"), (0, 13, b"red"), (1, 2, b"cup"), (1, 9, b"\xc3\xa97")]
+    for row, last, word in ends:
+        assert found[row, last] == expected(word), word
+    assert found[0, 7] == expected(b"cu")
+    between = [1, 5, 9, 10, 14, 15]
+    assert (found[0, between] == 0).all()
+
+
+def test_a_fresh_encoder_tells_prompts_and_its_own_tokens_apart():
+    """What all prompts have in common must not drown what they say, or nothing is learned of it."""
+    config = ByteTextConfig(compute_dtype="float32")
+    params = byte_text.init_params(config, jax.random.key(1))
+    prompts = [
+        f"One thing, nearest first: a {thing} in the centre, near, before a backdrop of {place}."
+        for thing, place in (("star of brick", "grass"), ("triangle of cat fur", "galaxies"))
+    ]
+    raw = jnp.stack([jnp.asarray(prompt_bytes(prompt, config.max_bytes)) for prompt in prompts])
+    text, _ = jax.jit(lambda raw: encode_prompts(config, params, raw))(raw)
+    size = np.sqrt(np.mean(np.square(text)))
+    assert size > 0.1
+    assert np.sqrt(np.mean(np.square(text[0] - text[1]))) > 0.2 * size
+    assert np.std(text[0], axis=0).mean() > 0.2 * size
 
 
 def test_prompts_are_utf_8():
