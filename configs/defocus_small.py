@@ -1,13 +1,15 @@
 r"""Generator, focus transformer and lens learn from photographs with EXIF, without pairs, 32 px.
 
-    bokeh-jax data build --source=photographer --max-layers=2 --size=32 \
-      --photographer-blur=0.05:0.1 --count=train=8000 --out=data/photographs
-    P=--config.data.path=data/photographs
-    bokeh-jax train --config=configs/generate_small.py --workdir=runs/generate $P
+    bokeh-jax data build --source=layered --style=compact --max-layers=3 --size=36 \
+      --count=train=8000 --out=data/scenes
+    bokeh-jax data build --source=photographer --style=compact --max-layers=3 --size=32 \
+      --photographer-blur=0.05:0.1 --photographer-subjects=central=0.85,any=0.15 \
+      --count=train=8000 --count=eval_heldout=512 --out=data/photographs
+    bokeh-jax train --config=configs/generate_small.py --workdir=runs/generate
+    bokeh-jax train --config=configs/depth_small.py --workdir=runs/depth
     bokeh-jax train --config=configs/exif_tokens_small.py --workdir=runs/exif_tokens
-    bokeh-jax train --config=configs/depth_small.py --workdir=runs/depth $P
-    bokeh-jax train --config=configs/focus_small.py --workdir=runs/focus $P \
-      --config.focus.sees=scene --config.focus.patch_size=4
+    bokeh-jax train --config=configs/focus_small.py --workdir=runs/focus \
+      --config.data.path=data/photographs --config.focus.sees=scene --config.focus.patch_size=4
     bokeh-jax train --config=configs/defocus_small.py --workdir=runs/defocus
     bokeh-jax generate "One thing, nearest first: a disc of brick in the centre, near, \
       before a backdrop of grass." --checkpoint=runs/defocus --sweep=f-number=1.8,4,22 --out=out

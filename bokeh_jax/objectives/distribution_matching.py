@@ -34,9 +34,10 @@ head sees P with the batch's own EXIF alone: of real ones with e' there are not 
 **Less than all of it.** With `scenes` 'frozen' the generator stays as it was and the focus
 transformer alone is trained through the lens. With 'given' A and d are not made at all: they are
 the view in focus everywhere and the disparity that the dataset has, still without a comparison of P
-with any photograph. What is left of the chain then is (3), (4) and the matching.
+with any photograph. What is left of the chain then is (3), (4) and the matching. With v = 0 neither
+teacher nor fake score is asked: the head alone says what photographs look like.
 
-**One backward pass.** L = L_match + w L_adv + L_fake + L_head, where sg stops gradients at
+**One backward pass.** L = v L_match + w L_adv + L_fake + L_head, where sg stops gradients at
 parameters as well as at images, so that
 
     θ, φ  get theirs from L_match and L_adv,  ψ from L_fake,  ω from L_head,  D and teacher none.
@@ -105,6 +106,7 @@ class MatchingConfig:
         time: how t and s are drawn; all are brought to within 0.02 of the ends.
         teacher_guidance: how far the teacher's answer is guided by the caption; 1 is none, and the
             only value at which matching ends at the distribution of the photographs.
+        score_weight: v; 0 turns teacher and fake score off.
         adversarial_weight: w; 0 turns the head off.
         deep_rate: share of the examples that skip the lens, equation (5).
         deep_f_number: of deep(e), on a full frame.
@@ -121,6 +123,7 @@ class MatchingConfig:
         default_factory=lambda: diffusion.TimeSampling(kind="uniform")
     )
     teacher_guidance: float = 1.0
+    score_weight: float = 1.0
     adversarial_weight: float = 5e-3
     deep_rate: float = 0.25
     deep_f_number: float = 22.0
@@ -134,6 +137,7 @@ class MatchingConfig:
         check_at_least("fake_updates", self.fake_updates, 1)
         ranges = {
             "teacher_guidance": (0.0, 20.0),
+            "score_weight": (0.0, 10.0),
             "adversarial_weight": (0.0, 10.0),
             "deep_rate": (0.0, 1.0),
             "deep_f_number": (8.0, 64.0),
@@ -225,24 +229,27 @@ def distribution_matching_loss(
     camera = jnp.where(deep[:, None], deep_camera(batch[CAMERA], matching), batch[CAMERA])
     shown = jnp.where(deep[:, None, None, None], taken.scene, taken.photograph)
     x = encode(networks.codec, still, shown)
-    asked = batch | {CAMERA: camera}
-    match = matching_loss(
-        x,
-        score(still[TEACHER], asked, networks=networks, guidance=matching.teacher_guidance),
-        score(still[FAKE], asked, networks=networks),
-        drawn_times(stream(2), matching),
-        _noise(stream(3), x),
-    )
-    fake, error = fake_loss(
-        params[FAKE], x, asked, drawn_times(stream(4), matching), _noise(stream(5), x), networks
-    )
+    match = fake = error = jnp.float32(0.0)
+    if matching.score_weight:
+        asked = batch | {CAMERA: camera}
+        match = matching_loss(
+            x,
+            score(still[TEACHER], asked, networks=networks, guidance=matching.teacher_guidance),
+            score(still[FAKE], asked, networks=networks),
+            drawn_times(stream(2), matching),
+            _noise(stream(3), x),
+        )
+        fake, error = fake_loss(
+            params[FAKE], x, asked, drawn_times(stream(4), matching), _noise(stream(5), x), networks
+        )
     real = encode(networks.codec, still, photographs_taken(batch, stream(6), simulation))
     made = encode(networks.codec, still, taken.photograph)
     times, noises = drawn_times(stream(7), matching), (_noise(stream(8), x), _noise(stream(9), x))
     head, adversarial = adversarial_losses(
         params[HEAD], real, made, batch[CAMERA], times, noises, networks.head
     )
-    loss = match + matching.adversarial_weight * adversarial + fake + head
+    judged = matching.score_weight * match + matching.adversarial_weight * adversarial
+    loss = judged + fake + head
     return loss, {
         "loss": loss,
         "matching_loss": match,

@@ -9,7 +9,7 @@
     task 'depth'                 depth: trained
     task 'defocus'               dit, text, focus, fake, head: trained;
                                  depth, teacher, codec: frozen, and unless matching.scenes is
-                                 'made' dit and text
+                                 'made' dit and text; with score_weight=0 fake
     … with adapters (LoRA)       adapters, camera, defocus_in: trained;  codec: frozen;  the rest of
                                  dit: frozen, its kernels and biases in bfloat16
 
@@ -142,17 +142,21 @@ def is_trained(config: ExperimentConfig, name: str) -> bool:
     if config.task == "autoencoder":
         return True
     part = name.split("/")[0]
-    if config.task == "defocus" and part in (DEPTH, TEACHER):
-        return False
-    if (
-        config.task == "defocus"
-        and part in (TRANSFORMER, TEXT)
-        and config.matching.scenes != "made"
-    ):
+    if config.task == "defocus" and part in _frozen_in_matching(config):
         return False
     if part == CODEC:
         return False
     return part != TRANSFORMER or not config.model.lora.rank or is_adapter(name)
+
+
+def _frozen_in_matching(config: ExperimentConfig) -> set[str]:
+    """Parts of the task 'defocus' that are not trained."""
+    frozen = {DEPTH, TEACHER}
+    if config.matching.scenes != "made":
+        frozen |= {TRANSFORMER, TEXT}
+    if not config.matching.score_weight:
+        frozen |= {FAKE}
+    return frozen
 
 
 def trained_part(config: ExperimentConfig, tree: Tree) -> Tree:

@@ -266,7 +266,8 @@ def check_pretrained(config: ExperimentConfig) -> None:
     needed: tuple[str, ...] = ()
     if config.task == "defocus":
         scenes = {"made": ("depth",), "frozen": ("depth", "generator"), "given": ()}
-        needed = ("teacher", *scenes[config.matching.scenes])
+        judges = ("teacher",) if config.matching.score_weight else ()
+        needed = (*judges, *scenes[config.matching.scenes])
     for name in needed:
         if not getattr(config.pretrained, name):
             raise InvalidInput(

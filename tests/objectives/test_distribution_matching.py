@@ -99,19 +99,35 @@ def test_given_scenes_are_those_of_the_dataset_and_train_the_focus_alone(config,
 
     @jax.jit
     def gradients_and_scenes(params):
-        def generators(params):
-            _, found = loss_of(config)(params, given, keys)
-            return found["matching_loss"] + found["adversarial_loss"]
+        def brightness(params):
+            taken = photographs_made(
+                params, given, keys, networks=matching_networks(config), matching=settings
+            )
+            return jnp.sum(taken.photograph**2), (taken.scene, taken.disparity)
 
-        taken = photographs_made(
-            params, given, keys, networks=matching_networks(config), matching=settings
-        )
-        return jax.grad(generators)(params), taken.scene, taken.disparity
+        gradients, made = jax.grad(brightness, has_aux=True)(params)
+        return gradients, *made
 
     gradients, scene, disparity = gradients_and_scenes(params)
     np.testing.assert_allclose(scene, np.asarray(given["image"]) / 127.5 - 1.0, atol=1e-6)
     np.testing.assert_allclose(disparity, np.asarray(given["disparity"]) / 65535.0, atol=1e-6)
     assert moved(gradients) == {"focus"}
+
+
+def test_without_scores_the_head_alone_moves_the_generator(config, params, batch, made):
+    """Nothing of teacher and fake score is in the program: it runs without their parameters."""
+    settings = dataclasses.replace(config.matching, score_weight=0.0, adversarial_weight=3.0)
+    keys = jax.random.split(jax.random.key(3), BATCH)
+    known = {name: tree for name, tree in params.items() if name not in ("teacher", "fake")}
+    loss, found = jax.jit(
+        lambda params: loss_of(dataclasses.replace(config, matching=settings))(
+            params | {"teacher": {}, "fake": {}}, dict(batch), keys
+        )
+    )(known)
+    assert found["matching_loss"] == found["fake_loss"] == 0.0
+    np.testing.assert_allclose(found["head_loss"], made[1]["head_loss"], rtol=1e-5)
+    expected = found["head_loss"] + 3.0 * found["adversarial_loss"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_the_loss_is_the_sum_of_its_parts(made, config):

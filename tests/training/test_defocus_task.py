@@ -145,6 +145,14 @@ def test_a_generator_may_stay_as_it_was(config, parts):
     names = leaves_by_name(network.abstract_network(frozen))
     trained = {name.split("/")[0] for name in names if network.is_trained(frozen, name)}
     assert trained == TRAINED - {"dit", "text"}
+    alone = dataclasses.replace(
+        frozen, matching=dataclasses.replace(settings, scenes="given", score_weight=0.0)
+    )
+    trained = {name.split("/")[0] for name in names if network.is_trained(alone, name)}
+    assert trained == {"focus", "head"}
+    nothing = dict.fromkeys(("generator", "teacher", "depth", "focus"), "")
+    without = dataclasses.replace(alone.pretrained, **nothing)
+    preflight.check_pretrained(dataclasses.replace(alone, pretrained=without))
     mesh = sharding.make_mesh(frozen.mesh, jax.devices()[:1])
     kept, said = frozen_parameters(frozen, mesh)
     assert set(kept) == {"dit", "text", "depth", "teacher"}
