@@ -96,14 +96,14 @@ def config_of(task: str, data, **changes) -> ExperimentConfig:
     )
 
 
-def save_run(workdir, config: ExperimentConfig, seed: int) -> str:
+def save_run(workdir, config: ExperimentConfig, seed: int, frozen: str = "") -> str:
     """A checkpoint of step 7 with random weights; no program is compiled for it."""
     zeros = jax.tree.map(
         lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), abstract_state(config)
     )
     ema = jax.tree.map(jnp.asarray, perturbed(zeros.ema, seed))
     state = dataclasses.replace(zeros, params=ema, ema=ema)
-    with open_saver(workdir, config, "") as saver:
+    with open_saver(workdir, config, frozen) as saver:
         saver.save(state, DataPosition(7, 3, "0123456789abcdef"))
     return str(workdir)
 

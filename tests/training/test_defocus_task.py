@@ -13,7 +13,7 @@ import optax
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
-from tiny_defocus import READS_EXIF, SIDE_PX, build_photographs, config_of, save_parts
+from tiny_defocus import READS_EXIF, SIDE_PX, build_photographs, config_of, save_parts, save_run
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.cli import main
@@ -23,7 +23,7 @@ from bokeh_jax.inference.generator import Camera, Generator
 from bokeh_jax.inference.token_camera import TokenCamera
 from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint, network, preflight, sharding
-from bokeh_jax.training.frozen import frozen_parameters
+from bokeh_jax.training.frozen import digest, frozen_parameters
 from bokeh_jax.training.pretrained_runs import leaves_of_runs
 from bokeh_jax.training.state import make_optimizer
 from bokeh_jax.training.train import train
@@ -55,6 +55,13 @@ def run(config, tmp_path_factory):
     settings = dataclasses.replace(config.training, image_every_steps=4)
     drawn = dataclasses.replace(config, training=settings)
     return workdir, train(drawn, workdir, visible=False).state
+
+
+@pytest.fixture(scope="module")
+def saved(config, tmp_path_factory):
+    """A run with random weights: no step is compiled for it."""
+    frozen, _ = frozen_parameters(config, sharding.make_mesh(config.mesh, jax.devices()[:1]))
+    return save_run(tmp_path_factory.mktemp("saved") / "run", config, 9, digest(frozen))
 
 
 def averaged(workdir):
@@ -218,9 +225,8 @@ def test_photographs_and_exif_are_what_the_teacher_is_trained_on(photographs, tm
     assert any(float(np.abs(leaf).max()) > 0 for leaf in seen)
 
 
-@pytest.mark.long
-def test_a_run_generates_with_its_own_depth_and_focus(run, parts):
-    generator = Generator.from_checkpoint(run[0])
+def test_a_run_generates_with_its_own_depth_and_focus(saved, parts):
+    generator = Generator.from_checkpoint(saved)
     assert generator.depth is not None
     np.testing.assert_array_equal(
         leaves_by_name(generator.depth.params)["head/conv3/kernel"],
@@ -237,8 +243,8 @@ def test_a_run_generates_with_its_own_depth_and_focus(run, parts):
         generator.scene("near", num_steps=3)
 
 
-def test_the_command_finds_the_focus_once_for_a_sweep(run, tmp_path, capsys):
-    asked = [f"--checkpoint={run[0]}", "--sweep=f-number=8,22", f"--out={tmp_path}"]
+def test_the_command_finds_the_focus_once_for_a_sweep(saved, tmp_path, capsys):
+    asked = [f"--checkpoint={saved}", "--sweep=f-number=8,22", f"--out={tmp_path}"]
     assert main(["generate", "near", *asked]) == 0
     distances = []
     for name in ("photograph.f8.png", "photograph.f22.png"):

@@ -133,6 +133,7 @@ def test_stop_saves_nothing_of_what_came_after(trap, tmp_path):
     assert checkpoint.steps(tmp_path / "run") == [4]
 
 
+@pytest.mark.long  # `make test`: one process above; all decide by the same sums.
 def test_two_processes_stop_at_the_same_step_with_one_exit_code(trap, tmp_path):
     file = tmp_path / "experiment.py"
     write_config(file, trap.config)

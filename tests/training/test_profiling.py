@@ -131,6 +131,7 @@ def wait_for(condition, process, what):
     return found
 
 
+@pytest.mark.long  # `make test`: traces in the tests above, kills in test_exact.py.
 def test_a_process_traced_killed_and_continued(tiny, tmp_path, capsys, started):
     config, workdir = tmp_path / "long.py", tmp_path / "run"
     changes = json.loads(config_lib.to_json(tiny))
