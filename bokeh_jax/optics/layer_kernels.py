@@ -165,8 +165,9 @@ def _kernels(
 ) -> Float[Array | np.ndarray, "n z k k"]:
     """`layer_kernel` of every signed radius and rim's centre."""
     if not is_traced(shape, rims):
+        known = [None if rim is None else (float(rim[0]), float(rim[1])) for rim in rims]
         rows = [
-            [_known_kernel(shape, px, level, half_size_px, rim) for rim in rims] for px in radii_px
+            [_known_kernel(shape, px, level, half_size_px, rim) for rim in known] for px in radii_px
         ]
         return np.array(rows)
     kernels = {}

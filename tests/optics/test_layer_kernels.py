@@ -5,7 +5,14 @@ from scipy.ndimage import convolve
 from scipy.signal import fftconvolve
 
 from bokeh_jax.optics import Disc, Polygon, aperture_kernel
-from bokeh_jax.optics.layer_kernels import interpolating_kernel, layer_kernel
+from bokeh_jax.optics.layer_kernels import (
+    _known_kernel,
+    _under_tents,
+    interpolating_kernel,
+    layer_kernel,
+    slab_kernels,
+)
+from bokeh_jax.optics.layer_plan import Slab
 from bokeh_jax.optics.resample import double, double_smoothly, halve, shrink
 
 
@@ -62,3 +69,28 @@ def test_near_blur_is_far_blur_turned_on_every_level():
         near, far = (layer_kernel(Polygon(3), sign * 9.0, level, 12) for sign in (1, -1))
         np.testing.assert_allclose(near, far[::-1, ::-1], atol=1e-4)
         assert np.abs(near - far).max() > 1e-3
+
+
+def test_known_kernels_are_made_once_and_nobody_writes_to_them():
+    shape, slabs = Polygon(7, 0.123), (Slab((0.7, 1.9), 0.0, 3.0),)
+    made = [slab_kernels(shape, slabs, 0, 4, (32, 32)) for _ in range(2)]
+    before = _known_kernel.cache_info()
+    made.append(slab_kernels(Polygon(7, 0.123), slabs, 0, 4, (32, 32)))
+    after = _known_kernel.cache_info()
+    assert after.misses == before.misses
+    assert after.hits > before.hits
+    made[0][:] = 0.0
+    np.testing.assert_array_equal(made[1], made[2])
+    assert made[1].sum() > 0
+    with pytest.raises(ValueError, match="read-only"):
+        _known_kernel(shape, slabs[0].nodes_px[0], 0, 4, None)[0, 0] = 1.0
+
+
+def test_sums_under_tents_are_those_of_a_dense_matrix():
+    parts, size = 5, 4
+    fine = np.random.default_rng(0).random(((size + 1) * parts + 1, 7))
+    tent = np.convolve(np.ones(parts), np.ones(parts))
+    lines = np.zeros((size, len(fine)))
+    for pixel in range(size):
+        lines[pixel, 1 + pixel * parts : 2 * parts + pixel * parts] = tent
+    np.testing.assert_allclose(_under_tents(fine, parts), lines @ fine, rtol=1e-12)
