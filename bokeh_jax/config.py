@@ -26,9 +26,9 @@ from bokeh_jax.models.focus_transformer import FocusConfig
 from bokeh_jax.models.photo_head import HeadConfig
 from bokeh_jax.objectives import AutoencoderObjectiveConfig, ObjectiveConfig
 from bokeh_jax.objectives.depth import DepthObjectiveConfig
-from bokeh_jax.objectives.distribution_matching import MatchingConfig
 from bokeh_jax.objectives.exif_defocus import ExifObjectiveConfig
 from bokeh_jax.objectives.generate import GenerationConfig
+from bokeh_jax.objectives.matching_config import MatchingConfig
 from bokeh_jax.simulation import SimulationConfig
 
 Task = Literal["refocus", "autoencoder", "generate", "depth", "focus", "defocus"]

@@ -37,8 +37,8 @@ from bokeh_jax.models import focus_transformer
 from bokeh_jax.models.byte_text import prompt_bytes
 from bokeh_jax.models.focus_transformer import FOCUS, FocusConfig
 from bokeh_jax.objectives.depth import DEPTH
-from bokeh_jax.objectives.distribution_matching import made_scenes
 from bokeh_jax.objectives.generate import CAPTION, sample_images
+from bokeh_jax.objectives.lens_chain import made_scenes
 from bokeh_jax.optics import Exif, Lens
 from bokeh_jax.simulation import disparity_at
 from bokeh_jax.training import checkpoint

@@ -219,22 +219,38 @@ def lens_errors(
     max_blur_fraction: float,
 ) -> Float[Array, "b k"]:
     """Equation (2) for each of several depths in focus."""
-    batch, count = depths.shape
-    width_px = image.shape[2]
+    scales = jnp.broadcast_to(scale_m[:, None], depths.shape)
+    taken = lens_photographs(
+        image, disparity, exif, depths, scales, max_blur_fraction=max_blur_fraction
+    )
+    error = jax.vmap(squared_error, in_axes=(1, None), out_axes=1)(taken, photograph)
+    without_blur = squared_error(image, photograph)
+    return error / (without_blur + _ROUNDING)[:, None]
+
+
+def lens_photographs(
+    image: Float[Array, "b h w 3"],
+    disparity: Float[Array, "b h w"],
+    exif: Exif,
+    depths: Float[Array, "b k"],
+    scale_m: Float[Array, "b k"],
+    *,
+    max_blur_fraction: float,
+) -> Float[Array, "b k h w 3"]:
+    """P_δ of equation (1) for each of several depths in focus, sRGB-encoded."""
+    count, width_px = depths.shape[1], image.shape[2]
 
     def repeated(array: Array) -> Array:
         return jnp.repeat(array, count, axis=0)
 
-    lens = jax.tree.map(repeated, exif).lens(depths.reshape(-1), repeated(scale_m), width_px)
+    lens = jax.tree.map(repeated, exif).lens(depths.reshape(-1), scale_m.reshape(-1), width_px)
     taken = render_defocus(
         repeated(srgb_to_linear(image)),
         repeated(disparity),
         lens,
         max_radius_px=max_blur_fraction * width_px,
     )
-    error = squared_error(linear_to_srgb(taken), repeated(photograph)).reshape(batch, count)
-    without_blur = squared_error(image, photograph)
-    return error / (without_blur + _ROUNDING)[:, None]
+    return linear_to_srgb(taken).reshape(*depths.shape, *image.shape[1:])
 
 
 def squared_error(

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bokeh_jax.config import ExperimentConfig
-from bokeh_jax.objectives.distribution_matching import photographs_made
 from bokeh_jax.objectives.generate import to_model_range_of_bytes
+from bokeh_jax.objectives.lens_chain import photographs_made
 from bokeh_jax.training.task import matching_networks
 
 

@@ -68,8 +68,7 @@ def init_network(config: ExperimentConfig, key: Key[Array, ""]) -> Tree:
         tree[FOCUS] = focus_transformer.init_params(config.focus, key)
     if config.task == "defocus":
         tree |= {name: _init_scores(config, key) for name in (TEACHER, FAKE)}
-        channels, head_key = config.model.image_channels, jax.random.fold_in(key, 4)
-        tree[HEAD] = photo_head.init_params(config.head, channels, head_key)
+        tree[HEAD] = photo_head.init_params(config.head, jax.random.fold_in(key, 4))
     if config.codec.kind == "autoencoder":
         # A stream of its own.
         codec_key = jax.random.fold_in(key, 1)
@@ -131,7 +130,7 @@ def network_axes(config: ExperimentConfig) -> Tree:
     if config.task == "defocus":
         score = models.parameter_axes(config.model, camera=False) | _told_axes(config, True)
         tree |= {TEACHER: score, FAKE: score}
-        tree[HEAD] = photo_head.parameter_axes(config.head, config.model.image_channels)
+        tree[HEAD] = photo_head.parameter_axes(config.head)
     if config.codec.kind == "autoencoder":
         tree[CODEC] = autoencoder.parameter_axes(config.codec.autoencoder)
     return tree

@@ -12,9 +12,10 @@ from bokeh_jax.config import ExperimentConfig
 from bokeh_jax.models.codec import CODEC
 from bokeh_jax.objectives import autoencoder_loss, refocus_loss, to_model_range
 from bokeh_jax.objectives.depth import depth_loss
-from bokeh_jax.objectives.distribution_matching import Networks, distribution_matching_loss
+from bokeh_jax.objectives.distribution_matching import distribution_matching_loss
 from bokeh_jax.objectives.exif_defocus import exif_defocus_loss
 from bokeh_jax.objectives.generate import generate_loss
+from bokeh_jax.objectives.matching_config import Networks
 from bokeh_jax.simulation import simulate_pairs
 
 PyTree = Any

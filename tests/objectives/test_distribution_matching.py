@@ -13,18 +13,17 @@ from bokeh_jax import diffusion
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.models.byte_text import prompt_bytes
+from bokeh_jax.models.focus_transformer import likeliest
 from bokeh_jax.objectives.distribution_matching import (
-    MatchingConfig,
-    adversarial_losses,
     deep_camera,
     fake_loss,
+    head_losses,
     matching_loss,
-    photographs_made,
-    relative,
     score,
-    through_the_lens,
 )
 from bokeh_jax.objectives.few_steps import few_step_samples
+from bokeh_jax.objectives.lens_chain import photographs_made, relative, through_the_lens
+from bokeh_jax.objectives.matching_config import MatchingConfig
 from bokeh_jax.optics import Exif
 from bokeh_jax.training.network import abstract_network
 from bokeh_jax.training.task import loss_of, matching_networks
@@ -59,15 +58,22 @@ def batch():
 
 @pytest.fixture(scope="module")
 def made(config, params, batch):
-    """(gradients of what the generator's parts learn from, all parts of the loss)."""
+    """(gradients of matching and adversarial loss, of the focus loss, all parts of the loss)."""
     keys = jax.random.split(jax.random.key(3), BATCH)
 
-    def generators(params):
-        _, found = loss_of(config)(params, dict(batch), keys)
-        weight = config.matching.adversarial_weight
-        return found["matching_loss"] + weight * found["adversarial_loss"], found
+    @jax.jit
+    def both(params):
+        def parts(params):
+            _, found = loss_of(config)(params, dict(batch), keys)
+            weight = config.matching.adversarial_weight
+            judged = found["matching_loss"] + weight * found["adversarial_loss"]
+            return (judged, found["focus_loss"]), found
 
-    return jax.jit(jax.grad(generators, has_aux=True))(params)
+        _, back, found = jax.vjp(parts, params, has_aux=True)
+        one, zero = jnp.float32(1.0), jnp.float32(0.0)
+        return back((one, zero))[0], back((zero, one))[0], found
+
+    return both(params)
 
 
 def moved(tree):
@@ -77,13 +83,25 @@ def moved(tree):
     return {name.split("/")[0] for name, size in sizes.items() if size > 0}
 
 
-def test_photographs_move_generator_and_focus_through_lens_and_depth(made):
-    gradients, found = made
-    assert moved(gradients) == {"dit", "text", "focus"}
+def parts_moved(gradients, *names):
+    """Which parts of the focus transformer have slopes."""
     named = leaves_by_name(gradients)
-    for part in ("query", "scale", "block_0"):
-        assert any(np.abs(v).max() > 0 for k, v in named.items() if f"focus/{part}" in k), part
+    return {n for n in names if any(np.abs(v).max() > 0 for k, v in named.items() if n in k)}
+
+
+def test_photographs_move_generator_and_length_through_lens_and_depth(made):
+    """A depth that was chosen has no slope by the attention: that has its own loss."""
+    gradients, _, found = made
+    assert moved(gradients) == {"dit", "text", "focus"}
+    assert parts_moved(gradients, "focus/query", "focus/scale") == {"focus/scale"}
     assert found["blur_px"] > 0.1, "a lens that does nothing would have no gradient to show"
+
+
+def test_the_focus_loss_moves_the_focus_transformer_alone_and_all_of_it(made):
+    _, gradients, _ = made
+    assert moved(gradients) == {"focus"}
+    names = ("focus/query", "focus/scale", "focus/block_0")
+    assert parts_moved(gradients, *names) == set(names)
 
 
 def test_given_scenes_are_those_of_the_dataset_and_train_the_focus_alone(config, params, batch):
@@ -125,50 +143,92 @@ def test_without_scores_the_head_alone_moves_the_generator(config, params, batch
         )
     )(known)
     assert found["matching_loss"] == found["fake_loss"] == 0.0
-    np.testing.assert_allclose(found["head_loss"], made[1]["head_loss"], rtol=1e-5)
-    expected = found["head_loss"] + 3.0 * found["adversarial_loss"]
+    np.testing.assert_allclose(found["head_loss"], made[2]["head_loss"], rtol=1e-5)
+    expected = found["head_loss"] + 3.0 * found["adversarial_loss"] + found["focus_loss"]
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_the_loss_is_the_sum_of_its_parts(made, config):
-    _, found = made
+    *_, found = made
     weight = config.matching.adversarial_weight
     expected = found["matching_loss"] + found["fake_loss"] + found["head_loss"]
+    expected += found["focus_loss"]
     np.testing.assert_allclose(
         found["loss"], expected + weight * found["adversarial_loss"], rtol=1e-6
     )
 
 
-def test_score_and_head_learn_from_what_is_made_and_do_not_move_it(config, params, batch):
+def test_the_score_learns_from_what_is_made_and_does_not_move_it(config, params, batch):
     networks = matching_networks(config)
     x = jax.random.normal(jax.random.key(0), (BATCH, SIDE_PX, SIDE_PX, 3))
     asked = {name: batch[name] for name in ("caption", "camera")}
     times, noise = jnp.asarray([0.3, 0.8]), jax.random.normal(jax.random.key(1), x.shape)
-
-    @jax.jit
-    def both(params, x):
-        return (
-            jax.grad(lambda p, x: fake_loss(p, x, asked, times, noise, networks)[0], (0, 1))(
-                params["fake"], x
-            ),
-            *(
-                jax.grad(
-                    lambda p, x, i=i: adversarial_losses(
-                        p, -x, x, asked["camera"], times, (noise, noise), networks.head
-                    )[i],
-                    (0, 1),
-                )(params["head"], x)
-                for i in (0, 1)
-            ),
-        )
-
-    fake, head, adversarial = both(params, x)
+    fake = jax.jit(
+        jax.grad(lambda p, x: fake_loss(p, x, asked, times, noise, networks)[0], (0, 1))
+    )(params["fake"], x)
     assert moved(fake[0]) == {"dit", "text", "exif_tokens"}
     assert float(jnp.abs(fake[1]).max()) == 0.0
-    assert moved(head[0]) == set(params["head"])
-    assert float(jnp.abs(head[1]).max()) == 0.0
-    assert moved(adversarial[0]) == set()
-    assert float(jnp.abs(adversarial[1]).max()) > 0.0
+
+
+def test_each_of_the_heads_losses_moves_its_own(config, params, batch):
+    """Of (L_head, L_adv, L_focus): the head; the photograph; the focus transformer."""
+    networks, exif = matching_networks(config), Exif.from_fields(batch["camera"])
+    scene = jax.random.uniform(jax.random.key(5), (BATCH, SIDE_PX, SIDE_PX, 3), minval=-0.9)
+    keys = jax.random.split(jax.random.key(3), BATCH)
+
+    def losses(params, scene, photograph):
+        taken = through_the_lens(params, scene, exif, networks=networks, matching=config.matching)
+        taken = taken._replace(photograph=photograph)
+        return head_losses(params, batch, taken, keys, networks=networks, matching=config.matching)
+
+    photograph = jnp.flip(scene, axis=1)
+    slopes = jax.jit(jax.jacrev(losses, (0, 1, 2)))(params, scene, photograph)
+    sizes = [(moved(tree), *(float(jnp.abs(x).max()) > 0 for x in rest)) for tree, *rest in slopes]
+    assert sizes == [({"head"}, False, False), (set(), False, True), ({"focus"}, False, False)]
+
+
+def test_the_head_is_told_the_given_depth_or_the_networks(config, params, batch):
+    """Given: of the dataset, whatever a depth network would say; else the network's."""
+    networks, exif = matching_networks(config), Exif.from_fields(batch["camera"])
+    scene = jax.random.uniform(jax.random.key(5), (BATCH, SIDE_PX, SIDE_PX, 3), minval=-0.9)
+    keys = jax.random.split(jax.random.key(3), BATCH)
+
+    def head(params, scenes):
+        settings = dataclasses.replace(config.matching, scenes=scenes)
+        taken = through_the_lens(
+            params, scene, exif, scene[..., 0], networks=networks, matching=settings
+        )
+        return head_losses(params, batch, taken, keys, networks=networks, matching=settings)[0]
+
+    for scenes, follows in (("given", False), ("made", True)):
+        slopes = jax.jit(jax.grad(lambda depth, s=scenes: head(params | {"depth": depth}, s)))
+        before, after = (
+            jax.jit(head, static_argnums=1)(params | {"depth": depth}, scenes)
+            for depth in (params["depth"], jax.tree.map(lambda leaf: -leaf, params["depth"]))
+        )
+        assert (float(before) != float(after)) == follows
+        assert moved({"depth": slopes(params["depth"])}) == set(), "it is frozen"
+
+
+def test_photographs_are_focused_on_drawn_depths_and_in_use_on_the_likeliest(config, params, batch):
+    networks, exif = matching_networks(config), Exif.from_fields(batch["camera"])
+    scene = jax.random.uniform(jax.random.key(5), (BATCH, SIDE_PX, SIDE_PX, 3), minval=-0.9)
+    seed = jax.random.key(3)
+
+    @jax.jit
+    def taken(seeds):
+        keys = None if seeds is None else jax.random.split(seeds, BATCH)
+        return through_the_lens(
+            params, scene, exif, scene[..., 0], keys, networks=networks, matching=config.matching
+        )
+
+    drawn = [taken(jax.random.fold_in(seed, index)).photograph for index in range(8)]
+    assert len({np.asarray(photograph[0]).tobytes() for photograph in drawn}) > 1
+    used = taken(None)
+    lens = exif.lens(likeliest(used.answer), used.answer.scale_m, SIDE_PX)
+    most_px = config.matching.max_blur_fraction * SIDE_PX
+    radius_px = jnp.minimum(jnp.abs(lens.signed_radius_px(scene[..., 0])), most_px)
+    np.testing.assert_allclose(used.radius_px, jnp.mean(radius_px, axis=(1, 2)), rtol=1e-5)
 
 
 def test_depth_and_focus_follow_the_scene(config, params):
