@@ -59,7 +59,8 @@ class Shape:
 
     def __str__(self) -> str:
         layers = f", {self.max_layers} layers" if self.max_layers else ""
-        return f"{self.kind} {self.height_px}x{self.width_px} px{layers}"
+        unit = "px" if self.latents is None else "cells"
+        return f"{self.kind} {self.height_px}x{self.width_px} {unit}{layers}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bokeh_jax.config import ExperimentConfig
     from data_pipeline.order import Shape
 
-_SCENES = re.compile(r"(layered|photographs):(\d+)x(\d+)(?:x(\d+))?")
+_SCENES = re.compile(r"(layered|photographs|latents):(\d+)x(\d+)(?:x(\d+))?")
 _LARGEST_SLICES = 64
 
 
@@ -32,8 +32,9 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenes",
         metavar="KIND:HxW[xLAYERS]",
-        help="stored scenes, such as photographs:512x512 or layered:600x600x4; default: the "
-        "dataset's largest, or where there is none photographs of the size of the working frame",
+        help="stored scenes, such as photographs:512x512, layered:600x600x4 or latents:64x64 "
+        "(cells); default: the dataset's largest, or where there is none photographs of the size "
+        "of the working frame",
     )
     parser.add_argument(
         "--without-simulation",
@@ -107,8 +108,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InvalidInput(f"--{option} is {value!r}; allowed only with --sweep")
     if arguments.scenes is not None and _SCENES.fullmatch(arguments.scenes) is None:
         raise InvalidInput(
-            f"--scenes is {arguments.scenes!r}; allowed: such as photographs:512x512 or "
-            "layered:600x600x4"
+            f"--scenes is {arguments.scenes!r}; allowed: such as photographs:512x512, "
+            "layered:600x600x4 or latents:64x64"
         )
 
 
@@ -122,12 +123,7 @@ def scenes_shape(scenes: str | None, config: "ExperimentConfig") -> "Shape":
     from data_pipeline.order import Shape
 
     if scenes is not None:
-        found = _SCENES.fullmatch(scenes)
-        assert found is not None
-        layers = int(found[4] or 4) if found[1] == "layered" else 0
-        shape = Shape(
-            "layered" if layers else "photographs", int(found[2]), int(found[3]), layers, 1.0
-        )
+        shape = _shape_told(scenes, config)
     elif Path(config.data.path).exists():
         from bokeh_jax.training.executables import loader_config
         from data_pipeline.loader import shapes
@@ -139,6 +135,8 @@ def scenes_shape(scenes: str | None, config: "ExperimentConfig") -> "Shape":
     else:
         side_px = config.simulation.stored_size_px or config.simulation.size_px
         shape = Shape("photographs", side_px, side_px, 0, 1.0)
+    if shape.latents is not None:
+        return shape
     simulation, stored = config.simulation, (shape.height_px, shape.width_px)
     needed = simulation.needed_px(stored, layered=shape.kind == "layered")
     if stored[0] < needed[0] or stored[1] < needed[1]:
@@ -148,3 +146,32 @@ def scenes_shape(scenes: str | None, config: "ExperimentConfig") -> "Shape":
             f"{margin_px} px for the blur around the working frame"
         )
     return shape
+
+
+def _shape_told(scenes: str, config: "ExperimentConfig") -> "Shape":
+    """Of `--scenes`, which `_check` has read.
+
+    Raises:
+        InvalidInput: latents without an autoencoder, or of a grid that patches do not divide.
+    """
+    from data_pipeline.latent_records import LatentSizes
+    from data_pipeline.order import Shape
+
+    found = _SCENES.fullmatch(scenes)
+    assert found is not None
+    height, width = int(found[2]), int(found[3])
+    if found[1] != "latents":
+        layers = int(found[4] or 4) if found[1] == "layered" else 0
+        return Shape("layered" if layers else "photographs", height, width, layers, 1.0)
+    patch = config.model.patch_size
+    if config.codec.kind != "autoencoder":
+        raise InvalidInput(
+            f"--scenes is {scenes!r}; allowed with codec.kind={config.codec.kind!r}: photographs "
+            "or layered scenes"
+        )
+    if height % patch or width % patch:
+        raise InvalidInput(
+            f"--scenes is {scenes!r}; allowed: multiples of model.patch_size={patch}"
+        )
+    sizes = LatentSizes(config.model.image_channels, config.simulation.cameras.num_targets)
+    return Shape("latents", height, width, 0, 1.0, latents=sizes)

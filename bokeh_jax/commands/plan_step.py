@@ -166,8 +166,7 @@ def plan_step(
         compiled, compile_seconds = _compiled(config, state, frozen, batch, topology)
     if program is not None:
         program.write_text(compiled.as_text(), encoding="utf-8")
-    frame = config.simulation.frame_of((shape.height_px, shape.width_px))
-    grid = config.grid_of((shape.height_px, shape.width_px))
+    frame, grid = _frame_and_grid(config, shape)
     images = config.training.global_batch_size * config.simulation.cameras.num_targets
     leaves = jax.tree.leaves((state.params, frozen))
     return StepPlan(
@@ -190,6 +189,17 @@ def plan_step(
         peak_flops_per_s=chip.flops_per_s,
         compile_seconds=compile_seconds,
     )
+
+
+def _frame_and_grid(
+    config: ExperimentConfig, shape: Shape
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels of the working frame, and its cells in the codec's grid."""
+    stored = (shape.height_px, shape.width_px)
+    if shape.latents is None:
+        return config.simulation.frame_of(stored), config.grid_of(stored)
+    height_px, width_px = (side * config.codec.downsampling for side in stored)
+    return (height_px, width_px), stored
 
 
 def _memory(

@@ -163,7 +163,7 @@ def score_losses(
     networks: Networks,
     matching: MatchingConfig,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """(L_match, L_fake, mean ‖x̂_fake − X‖²), equations (5) to (8); arguments as of `head_losses`."""
+    """(L_match, L_fake, mean ‖x̂_fake − X‖²), by (5) to (8); arguments as of `head_losses`."""
 
     def stream(index: int) -> Key[Array, " b"]:
         return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)

@@ -14,6 +14,7 @@ from bokeh_jax.commands.plan import scenes_shape
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.flops import refocus_forward_flops
 from bokeh_jax.training.state import abstract_state
+from bokeh_jax.training.step import abstract_batch
 from data_pipeline.order import Shape
 
 CONFIG = "--config=configs/dit_xl.py"
@@ -92,6 +93,23 @@ def test_scenes_are_those_of_the_dataset_or_of_the_working_frame(tiny):
     assert scenes_shape("layered:40x30x2", tiny) == Shape("layered", 40, 30, 2, 1.0)
     elsewhere = config_lib.resolve({"data": {"path": "nowhere"}, "simulation": {"size_px": 48}})
     assert scenes_shape(None, elsewhere) == Shape("photographs", 48, 48, 0, 1.0)
+
+
+def test_latents_are_planned_by_their_cells(tiny):
+    """The real step of a run on stored latents: no autoencoder and no lens blur in it."""
+    config = config_lib.load("configs/refocus_xl.py", [])
+    shape = scenes_shape("latents:64x48", config)
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    batch = abstract_batch(shape, 3, one)
+    assert batch["targets"].shape == (3, 2, 64, 48, 16)
+    assert "image" not in batch
+    assert plan_step._frame_and_grid(config, shape) == ((512, 384), (64, 48))
+    with pytest.raises(
+        InvalidInput, match=r"'latents:64x63'; allowed: multiples of .*patch_size=2"
+    ):
+        scenes_shape("latents:64x63", config)
+    with pytest.raises(InvalidInput, match=r"allowed with codec.kind='pixels': photographs"):
+        scenes_shape("latents:64x64", tiny)
 
 
 def test_the_tiny_experiment_is_planned(capsys, tmp_path, tiny, cpu_topology):
