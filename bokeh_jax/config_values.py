@@ -50,6 +50,8 @@ def _fits(kind: Any, value: Any) -> bool:
 def _typed(kind: Any, value: Any, key: str) -> Any:
     """`value` as the field's type, or InvalidInput naming key, value and what is allowed."""
     value = tuple(value) if isinstance(value, list) else value
+    if value is None and typing.get_origin(kind) is Literal and "none" in typing.get_args(kind):
+        value = "none"  # The name, which a command line cannot tell from nothing.
     if not _fits(kind, value):
         raise InvalidInput(f"config key {key} is {value!r}; allowed: {_describe(kind)}")
     return float(value) if kind is float else value

@@ -106,3 +106,12 @@ def test_experiment_is_an_ml_collections_config():
 @pytest.mark.parametrize("path", sorted(__import__("pathlib").Path("configs").glob("[a-z]*.py")))
 def test_every_config_of_the_repository_resolves(path):
     assert config_lib.load(path).name == path.stem
+
+
+def test_the_choice_called_none_is_a_name_and_nothing_stays_nothing():
+    overrides = ["model.remat=none", "depth_objective.alignment=none", "model.text_dim=none"]
+    config = config_lib.resolve({"model": {"remat": "full", "text_dim": 8}}, overrides)
+    assert config.model.remat == config.depth_objective.alignment == "none"
+    assert config.model.text_dim is None
+    with pytest.raises(InvalidInput, match=r"model.attention is None; allowed: one of"):
+        config_lib.resolve({}, ["model.attention=none"])
