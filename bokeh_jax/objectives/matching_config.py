@@ -71,6 +71,10 @@ class MatchingConfig:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; allowed: {low:g} to {high:g}")
+        if not (self.score_weight or self.adversarial_weight or self.focus.weight):
+            raise InvalidInput(
+                "score_weight, adversarial_weight and focus.weight are all 0; allowed: one above 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

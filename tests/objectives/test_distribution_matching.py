@@ -22,6 +22,7 @@ from bokeh_jax.objectives.distribution_matching import (
     score,
 )
 from bokeh_jax.objectives.few_steps import few_step_samples
+from bokeh_jax.objectives.focus_matching import FocusMatchingConfig
 from bokeh_jax.objectives.lens_chain import photographs_made, relative, through_the_lens
 from bokeh_jax.objectives.matching_config import MatchingConfig
 from bokeh_jax.optics import Exif
@@ -359,3 +360,22 @@ def test_latents_have_the_same_parts(config, batch):
 def test_settings_that_are_refused(field, value, line):
     with pytest.raises(InvalidInput, match=line):
         MatchingConfig(**{field: value})
+
+
+def test_a_loss_of_nothing_is_refused():
+    with pytest.raises(InvalidInput, match=r"all 0; allowed: one above 0"):
+        MatchingConfig(
+            score_weight=0.0, adversarial_weight=0.0, focus=FocusMatchingConfig(weight=0.0)
+        )
+
+
+def test_a_head_that_nothing_asks_is_not_in_the_program(config, params, batch):
+    settings = dataclasses.replace(
+        config.matching, adversarial_weight=0.0, focus=FocusMatchingConfig(weight=0.0)
+    )
+    known = {name: tree for name, tree in params.items() if name != "head"}
+    keys = jax.random.split(jax.random.key(3), BATCH)
+    _, found = jax.eval_shape(
+        loss_of(dataclasses.replace(config, matching=settings)), known, dict(batch), keys
+    )
+    assert "head_loss" in found
