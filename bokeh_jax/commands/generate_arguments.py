@@ -40,7 +40,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
         "--focus-model",
         type=Path,
         metavar="RUN",
-        help="a run with task 'focus'; finds what is in focus, and the scale of the depth",
+        help="a run with task 'focus' or 'defocus'; finds what is in focus, and the depth's scale",
     )
     camera = parser.add_argument_group("camera")
     camera.add_argument("--f-number", type=float, default=1.8, metavar="N", help="default: 1.8")

@@ -92,12 +92,12 @@ class FocusModel:
 
     @classmethod
     def from_checkpoint(cls, workdir: str | Path, *, use_ema: bool = True) -> "FocusModel":
-        """The newest checkpoint of a run with task 'focus'.
+        """The newest checkpoint of a run with task 'focus', or 'defocus' which has one too.
 
         Raises:
             InvalidInput: no checkpoint there, or of another task.
         """
-        config, params, _ = load_task(workdir, "focus", use_ema=use_ema)
+        config, params, _ = load_task(workdir, ("focus", "defocus"), use_ema=use_ema)
         return cls(config.focus, params[FOCUS])
 
 

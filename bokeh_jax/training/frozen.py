@@ -71,13 +71,17 @@ def check_same(
 
 
 def load_task(
-    workdir: epath.PathLike, task: str, step: int | None = None, *, use_ema: bool = True
+    workdir: epath.PathLike,
+    task: str | tuple[str, ...],
+    step: int | None = None,
+    *,
+    use_ema: bool = True,
 ) -> tuple[ExperimentConfig, Tree, int]:
     """Config, network and step of a run's checkpoint, on this process's first device.
 
     Args:
         workdir: of the run.
-        task: that it must have.
+        task: that it must have, or several of which it must have one.
         step: of the checkpoint; None for the newest.
         use_ema: the averaged parameters, or the raw ones.
 
@@ -87,8 +91,10 @@ def load_task(
     """
     found = checkpoint.existing_step(workdir, step)
     config = checkpoint.load_config(workdir, found)
-    if config.task != task:
-        raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: {task!r}")
+    tasks = (task,) if isinstance(task, str) else task
+    if config.task not in tasks:
+        allowed = " or ".join(map(repr, tasks))
+        raise InvalidInput(f"{workdir} is a run with task={config.task!r}; allowed: {allowed}")
     return config, load_network(config, workdir, found, use_ema=use_ema), found
 
 

@@ -3,7 +3,7 @@
     pretrained.generator    task 'generate', all-in-focus images     → dit, text
     pretrained.teacher      task 'generate', photographs and EXIF    → teacher, and as a start fake
     pretrained.depth        task 'depth'                             → depth
-    pretrained.focus        task 'focus'                             → focus
+    pretrained.focus        task 'focus' or 'defocus'                → focus
 
 Averaged parameters are taken, of the newest checkpoint or of WORKDIR@STEP. What is not trained is
 read anew at every start and found out by its digest (`frozen`); the rest is read once.
@@ -37,23 +37,23 @@ class _Source:
 
     Attributes:
         key: of `pretrained`.
-        task: that the run must have.
+        tasks: of which the run must have one.
         prefixes: of this run's names, each with what stands in its place in the other's.
         same: config groups of which the values must be the same.
     """
 
     key: str
-    task: str
+    tasks: tuple[str, ...]
     prefixes: Mapping[str, str]
     same: tuple[str, ...]
 
 
 _GENERATOR = ("model", "text", "generation")
 _SOURCES = (
-    _Source("generator", "generate", {"dit/": "dit/", "text/": "text/"}, _GENERATOR),
-    _Source("teacher", "generate", {f"{TEACHER}/": "", f"{FAKE}/": ""}, _GENERATOR),
-    _Source("depth", "depth", {f"{DEPTH}/": f"{DEPTH}/"}, ("depth",)),
-    _Source("focus", "focus", {f"{FOCUS}/": f"{FOCUS}/"}, ("focus",)),
+    _Source("generator", ("generate",), {"dit/": "dit/", "text/": "text/"}, _GENERATOR),
+    _Source("teacher", ("generate",), {f"{TEACHER}/": "", f"{FAKE}/": ""}, _GENERATOR),
+    _Source("depth", ("depth",), {f"{DEPTH}/": f"{DEPTH}/"}, ("depth",)),
+    _Source("focus", ("focus", "defocus"), {f"{FOCUS}/": f"{FOCUS}/"}, ("focus",)),
 )
 
 
@@ -117,9 +117,10 @@ def _check_same(
         InvalidInput: it has not.
     """
     key = f"config key pretrained.{source.key}"
-    if there.task != source.task:
+    if there.task not in source.tasks:
+        allowed = " or ".join(f"task={task!r}" for task in source.tasks)
         raise InvalidInput(
-            f"{key} is {named!r}, a run with task={there.task!r}; allowed: task={source.task!r}"
+            f"{key} is {named!r}, a run with task={there.task!r}; allowed: {allowed}"
         )
     for group in source.same:
         here = getattr(config, group)

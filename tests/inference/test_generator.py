@@ -212,7 +212,7 @@ def test_the_command_writes_one_scene_through_several_lenses(runs, tmp_path, cap
         ("--focus=auto", "focus is 'auto' without a focus model"),
         ("--checkpoint=DEPTH", "is a run with task='depth'; allowed: 'generate'"),
         ("--depth-model=GENERATE", "is a run with task='generate'; allowed: 'depth'"),
-        ("--focus-model=DEPTH", "is a run with task='depth'; allowed: 'focus'"),
+        ("--focus-model=DEPTH", "is a run with task='depth'; allowed: 'focus' or 'defocus'"),
     ],
 )
 def test_bad_values_are_refused_and_nothing_is_written(runs, tmp_path, capsys, option, said):

@@ -19,7 +19,7 @@ from bokeh_jax import config as config_lib
 from bokeh_jax.cli import main
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.evaluation.aperture_control import scene_change
-from bokeh_jax.inference.generator import Camera, Generator
+from bokeh_jax.inference.generator import Camera, FocusModel, Generator
 from bokeh_jax.inference.token_camera import TokenCamera
 from bokeh_jax.leaf_names import leaves_by_name
 from bokeh_jax.training import checkpoint, network, preflight, sharding
@@ -241,6 +241,23 @@ def test_a_run_generates_with_its_own_depth_and_focus(saved, parts):
     assert taken.focus.attention is not None
     with pytest.raises(InvalidInput, match="allowed: 2 and 1, which the run is trained for"):
         generator.scene("near", num_steps=3)
+
+
+def test_the_focus_of_a_run_is_a_focus_model_elsewhere(saved, config):
+    """`--focus-model` and `pretrained.focus` take what was learned without pairs."""
+    own = {k: v for k, v in averaged(saved).items() if k.startswith("focus/")}
+    model = FocusModel.from_checkpoint(saved)
+    assert model.config == config.focus
+    for name, leaf in leaves_by_name({"focus": model.params}).items():
+        np.testing.assert_array_equal(own[name], leaf)
+    other = dataclasses.replace(
+        config, pretrained=dataclasses.replace(config.pretrained, generator="", focus=str(saved))
+    )
+    state = sharding.placed_state(other, sharding.make_mesh(other.mesh, jax.devices()[:1]))
+    begun, _ = leaves_of_runs(other, state.params)
+    assert own
+    for name, leaf in own.items():
+        np.testing.assert_array_equal(begun[name], leaf)
 
 
 def test_the_command_finds_the_focus_once_for_a_sweep(saved, tmp_path, capsys):
