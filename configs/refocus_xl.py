@@ -2,14 +2,13 @@
 
     bokeh-jax train --config=configs/refocus_xl.py --workdir=runs/refocus_xl \
       --config.data.path=DATA --config.pretrained.autoencoder=FLUX/vae
-    bokeh-jax plan --config=configs/refocus_xl.py --topology=v5p:4x4x4 --without-simulation
+    bokeh-jax plan --config=configs/refocus_xl.py --topology=v5p:4x4x4 --scenes=latents:64x64
 
 The blocks are those of `dit_xl`, which works in pixels. Here 1,024 tokens hold noisy latents,
 reference, guess and defocus maps of one place ('channels'): no token is spent on the reference.
-Nobody has trained this here. Planned for 64 chips of v5p with the autoencoder in the step, without
-the lens blur: 14.7 of 95 GiB a chip, 464 ms a step by roofline (MFU 29.0 %), 555 by cycles (24.2
-%); the autoencoder is half of it, and stored latents (`bokeh-jax data latents`) leave it out
-(docs/scaling.md).
+DATA is best stored latents (`bokeh-jax data latents`): planned for 64 chips of v5p the step has an
+MFU of 49.2 % by roofline and 38.1 % by cycles, with the autoencoder in it 29.0 % and 24.2 %
+(docs/scaling.md). Nobody has trained this here.
 """
 
 from ml_collections import ConfigDict
@@ -46,5 +45,5 @@ def get_config() -> ConfigDict:
             image_every_steps=5000,
             checkpoint_every_steps=2000,
         ),
-        mesh=dict(data=-1, fsdp=64),
+        mesh=dict(data=-1, fsdp=16),
     )
