@@ -20,9 +20,7 @@ SIDE_PX = 16
 READS_EXIF = {"images": "photographs", "exif_tokens": True}
 PARTS = {
     "simulation": {"size_px": SIDE_PX, "frame_multiple_px": 4, "augment": {"flip_rate": 0.0}},
-    # Four of them are in the step's program.
-    "model": TINY["model"]
-    | {"reference_as": "tokens", "text_dim": 8, "pooled_dim": 8, "num_double_blocks": 0},
+    "model": TINY["model"] | {"reference_as": "tokens", "text_dim": 8, "pooled_dim": 8},
     "text": {
         "max_bytes": 8,
         "hidden_dim": 8,

@@ -17,7 +17,8 @@ TINY = {
         "patch_size": 4,
         "hidden_dim": 32,
         "num_heads": 2,
-        "num_double_blocks": 1,
+        # A quarter of a step's program; `BOTH_BLOCKS` is for those that look at the network.
+        "num_double_blocks": 0,
         "num_single_blocks": 1,
         "rope_axes_dim": (4, 6, 6),
         "compute_dtype": "float32",
@@ -38,6 +39,7 @@ TINY = {
     "evaluation": {"num_scenes": 8, "batch_size": 4, "splits": ("eval_heldout",)},
 }
 GUIDED = TINY | {"objective": {"flow_source": "reference"}}
+BOTH_BLOCKS = TINY["model"] | {"num_double_blocks": 1}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import linen as nn
-from tiny_experiment import TINY
+from tiny_experiment import BOTH_BLOCKS, TINY
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.objectives import refocus_loss
@@ -39,6 +39,7 @@ def config_of(dataset, guide, layout):
     return config_lib.resolve(
         TINY
         | {
+            "model": BOTH_BLOCKS,
             "objective": TINY["objective"] | {"guide": guide == "guide"},
             "data": {"path": dataset},
             "mesh": {"data": data, "fsdp": fsdp, "tensor": tensor, "min_sharded_bytes": 0},

@@ -84,7 +84,8 @@ def test_without_adapters_the_transformer_is_trained_and_the_codec_is_not():
 
 def test_what_is_frozen_is_placed_by_the_same_rules():
     config = dataclasses.replace(
-        latent(), mesh=config_lib.MeshConfig(fsdp=4, tensor=2, min_sharded_bytes=0)
+        latent(num_double_blocks=1),
+        mesh=config_lib.MeshConfig(fsdp=4, tensor=2, min_sharded_bytes=0),
     )
     mesh = AbstractMesh((1, 4, 2), MESH_AXES)
     placed = leaves_by_name(sharding.placed_frozen(config, mesh))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from tiny_experiment import BOTH_BLOCKS, TINY
 
 from bokeh_jax import config as config_lib
 from bokeh_jax.config import MeshConfig, resolve
@@ -40,6 +41,11 @@ def computed(dataset, out, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
     places = {entry["layout"]: entry for entry in map(json.loads, done.stdout.splitlines())}
     return {name: (dict(np.load(out / f"{name}.npz")), places[name]) for name in places}
+
+
+@pytest.fixture(scope="module")
+def tiny(dataset):
+    return resolve(TINY | {"model": BOTH_BLOCKS, "data": {"path": str(dataset)}})
 
 
 @pytest.fixture(scope="module")
