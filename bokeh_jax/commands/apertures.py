@@ -43,6 +43,11 @@ def bench_apertures(arguments: argparse.Namespace) -> None:
     generator = Generator.from_checkpoint(
         arguments.checkpoint, depth=arguments.depth_model, focus=arguments.focus_model
     )
+    if generator.depth is None:
+        raise InvalidInput(
+            f"--depth-model is not given, and {arguments.checkpoint} has no depth network of its "
+            "own; allowed: a run with task='depth', or a folder of Depth Anything"
+        )
     told = None if arguments.tokens is None else TokenCamera.from_checkpoint(arguments.tokens)
     prompts = list(_prompts(arguments, generator))
     rows = []

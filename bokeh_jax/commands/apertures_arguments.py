@@ -17,15 +17,15 @@ def add_apertures_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bokeh-jax bench apertures`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("--checkpoint", required=True, type=Path, help="run with task 'generate'")
     parser.add_argument(
-        "--depth-model", required=True, type=Path, metavar="DIR", help="as of `generate`"
+        "--checkpoint", required=True, type=Path, help="run with task 'generate' or 'defocus'"
     )
+    parser.add_argument("--depth-model", type=Path, metavar="DIR", help="as of `generate`")
     parser.add_argument(
         "--focus-model",
         type=Path,
         metavar="RUN",
-        help="as of `generate`; without it the depth of the middle is in focus",
+        help="as of `generate`; without one the depth of the middle is in focus",
     )
     parser.add_argument(
         "--tokens",

@@ -267,18 +267,24 @@ class Generator:
             depth: a run with task 'depth', or a folder of transformers' Depth Anything; None takes
                 that of a run with task 'defocus', and otherwise makes scenes without depth, which
                 cannot be photographed.
-            focus: a run with task 'focus'; None likewise, and otherwise finds no focus by itself.
+            focus: a run with task 'focus' or 'defocus'; None likewise, and otherwise finds no focus by
+                itself.
             step: of the checkpoint.
             use_ema: the averaged parameters.
 
         Raises:
-            InvalidInput: a checkpoint is not there, or of another task, or prompts of this one are
-                embeddings of another encoder.
+            InvalidInput: a checkpoint is not there, or of another task, or has no generator, or
+                prompts of this one are embeddings of another encoder.
         """
         here = checkpoint.existing_step(workdir, step)
         is_whole = checkpoint.load_config(workdir, here).task == "defocus"
         task = "defocus" if is_whole else "generate"
         config, params, found = load_task(workdir, task, here, use_ema=use_ema)
+        if is_whole and config.matching.scenes == "given":
+            raise InvalidInput(
+                f"{workdir} has no generator: its scenes were given (matching.scenes); allowed: a "
+                "run that makes them. It is a focus model (--focus-model) all the same"
+            )
         if config.generation.images != "all_in_focus":
             raise InvalidInput(
                 f"{workdir} makes images={config.generation.images!r}, which have a lens's blur "

@@ -250,6 +250,12 @@ def test_the_bench_of_apertures_scores_captions_of_the_dataset(runs, tmp_path, c
     assert "whole_psnr_db: " in capsys.readouterr().out
 
 
+def test_the_bench_needs_a_depth_network_from_somewhere(runs, tmp_path, capsys):
+    asked = [f"--checkpoint={runs / 'generate'}", "--scenes=1", f"--out={tmp_path / 'out'}"]
+    assert main(["bench", "apertures", *asked]) == 2
+    assert "has no depth network of its own; allowed: a run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [

@@ -260,6 +260,17 @@ def test_the_focus_of_a_run_is_a_focus_model_elsewhere(saved, config):
         np.testing.assert_array_equal(begun[name], leaf)
 
 
+def test_a_run_whose_scenes_were_given_generates_nothing(photographs, tmp_path):
+    """Its generator is random; what it has learned is a focus model."""
+    matching = {"scenes": "given", "score_weight": 0.0}
+    given = config_of("defocus", photographs, matching=matching)
+    mesh = sharding.make_mesh(given.mesh, jax.devices()[:1])
+    workdir = save_run(tmp_path / "given", given, 3, digest(frozen_parameters(given, mesh)[0]))
+    with pytest.raises(InvalidInput, match=r"has no generator: its scenes were given"):
+        Generator.from_checkpoint(workdir)
+    assert FocusModel.from_checkpoint(workdir).config == given.focus
+
+
 def test_the_command_finds_the_focus_once_for_a_sweep(saved, tmp_path, capsys):
     asked = [f"--checkpoint={saved}", "--sweep=f-number=8,22", f"--out={tmp_path}"]
     assert main(["generate", "near", *asked]) == 0
