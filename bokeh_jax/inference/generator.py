@@ -267,8 +267,8 @@ class Generator:
             depth: a run with task 'depth', or a folder of transformers' Depth Anything; None takes
                 that of a run with task 'defocus', and otherwise makes scenes without depth, which
                 cannot be photographed.
-            focus: a run with task 'focus' or 'defocus'; None likewise, and otherwise finds no focus by
-                itself.
+            focus: a run with task 'focus' or 'defocus'; None likewise, and otherwise finds no focus
+                by itself.
             step: of the checkpoint.
             use_ema: the averaged parameters.
 
