@@ -49,8 +49,10 @@ def _fits(kind: Any, value: Any) -> bool:
 
 def _typed(kind: Any, value: Any, key: str) -> Any:
     """`value` as the field's type, or InvalidInput naming key, value and what is allowed."""
-    value = tuple(value) if isinstance(value, list) else value
-    if value is None and typing.get_origin(kind) is Literal and "none" in typing.get_args(kind):
+    named_none = typing.get_origin(kind) is Literal and "none" in typing.get_args(kind)
+    if isinstance(value, list):
+        value = tuple(value)
+    elif named_none and isinstance(value, types.NoneType):
         value = "none"  # The name, which a command line cannot tell from nothing.
     if not _fits(kind, value):
         raise InvalidInput(f"config key {key} is {value!r}; allowed: {_describe(kind)}")
