@@ -18,6 +18,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -203,7 +204,13 @@ def _write_answers(folder: Path, results: list[TaskResult]) -> dict[str, Any]:
 
 def _write_board(workdir: Path, step: int, scores: dict[str, Any], which: Which) -> None:
     """One point a task and method in TensorBoard."""
-    board = SummaryWriter(str(workdir / "tensorboard" / "evaluation" / which.label), flush_secs=20)
+    # The writer names files by the second: a name of its own for each step and process, or two
+    # evaluations within one second are one file, of the later alone.
+    board = SummaryWriter(
+        str(workdir / "tensorboard" / "evaluation" / which.label),
+        flush_secs=20,
+        filename_suffix=f".step-{step}.{os.getpid()}",
+    )
     suffix = "" if which.use_ema else "_raw"
     for task, entry in scores.items():
         for kind in ("psnr_db", "stacked_psnr_db"):

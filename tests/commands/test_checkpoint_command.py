@@ -57,7 +57,7 @@ def test_inspect_shows_parameters_and_differences(saved, tmp_path, capsys):
     assert kernel[1:3] == ["3x32", "float32"]
     assert float(kernel[3]) > 0
     assert "next batch: step 14, seed 3" in lines
-    assert any(line.startswith("params:     75,792 values in ") for line in lines)
+    assert any(line.startswith("params:     37,904 values in ") for line in lines)
     assert "  model.hidden_dim = 32, not 256" in lines
     config = tmp_path / "mine.py"
     config.write_text(
@@ -74,7 +74,7 @@ def test_inspect_shows_parameters_and_differences(saved, tmp_path, capsys):
 
 def test_verify_names_the_damaged_and_exits_with_1(saved, copy, capsys):
     assert main(["checkpoint", "verify", f"--workdir={saved}"]) == 0
-    assert capsys.readouterr().out.count(": whole, 219 arrays as saved") == 5
+    assert capsys.readouterr().out.count(": whole, 123 arrays as saved") == 5
     damage(copy, 28)
     assert main(["checkpoint", "verify", f"--workdir={copy}"]) == 1
     said = capsys.readouterr().out

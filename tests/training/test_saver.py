@@ -71,7 +71,7 @@ def test_a_save_that_fails_is_reported_by_the_next_and_costs_no_good_one(
     save_all(config, tmp_path, state, [2])
     with (
         pytest.raises(InvalidInput, match=r"could not be written to .*File too large") as found,
-        largest_file(300_000),
+        largest_file(100_000),
     ):
         save_all(config, tmp_path, state, [4, 6, 8])
     assert "the newest whole one is step 2; allowed: a folder" in str(found.value)
@@ -88,7 +88,7 @@ def test_a_last_save_that_fails_is_reported_at_the_end(tiny, state, tmp_path):
     config = keeping(tiny)
     with (
         pytest.raises(InvalidInput, match=r"File too large.*; there is none before it"),
-        largest_file(300_000),
+        largest_file(100_000),
     ):
         save_all(config, tmp_path, state, [2])
     assert checkpoint.steps(tmp_path) == []
@@ -103,7 +103,7 @@ def test_why_a_run_ends_is_not_hidden_by_a_save_that_fails(tiny, state, tmp_path
             saver.save(state, position(2))
             raise Saved
 
-    with pytest.raises(Saved), largest_file(300_000):
+    with pytest.raises(Saved), largest_file(100_000):
         save_and_raise()
 
 
