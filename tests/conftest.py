@@ -19,6 +19,11 @@ LONGEST_FIRST = (
     "test_exact.py",
     "test_scores_and_report.py",
     "test_torch_export.py",
+    "test_defocus_task.py",
+    "test_generator.py",
+    "test_distribution_matching.py",
+    "test_exif_defocus.py",
+    "test_focus_task.py",
     "test_evaluate_command.py",
     "test_render_defocus.py",
     "test_frozen.py",
@@ -73,7 +78,11 @@ for name, value in SETTINGS.items():
     os.environ[name.upper()] = str(value)
 # XLA's older emitter of fused loops compiles a small program in half the time. Read when the
 # backend starts, so importing JAX before this line is early enough.
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+# Cutting it into parts and LLVM's dearest passes take another eighth.
+os.environ["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_llvm_disable_expensive_passes=true"
+)
 
 # Examples are the same at every run, and how long one takes is the machine's affair.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)

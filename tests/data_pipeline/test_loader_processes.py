@@ -83,6 +83,7 @@ def test_two_hosts_with_workers_one_restarted(dataset, expected):
     _assert_parts(_run(dataset, hosts), hosts, expected)
 
 
+@pytest.mark.long  # `make test`: two hosts above.
 def test_four_hosts_with_other_threads_each_one_restarted(dataset, expected):
     hosts = [_host(index, 4, 2 * (index == 3), num_threads=index) for index in range(4)]
     _assert_parts(_run(dataset, hosts), hosts, expected)

@@ -20,7 +20,9 @@ def scene():
     return np.float32(image), np.float32(radius)
 
 
-@pytest.mark.parametrize("aperture", [Polygon(5), CatEye(Disc(), 0.6)])
+@pytest.mark.parametrize(
+    "aperture", [pytest.param(Polygon(5), marks=pytest.mark.long), CatEye(Disc(), 0.6)]
+)
 def test_tiles_are_the_whole(aperture):
     image, radius = scene()
     options = {"aperture": aperture, "max_radius_px": 3.0}
