@@ -12,7 +12,10 @@ and no photograph is compared with the view it was taken of. Teacher and fake sc
 every photograph, objective (a), for comparison:
 
     bokeh-jax train --config=configs/focus_small.py --workdir=runs/partners \
-      --config.data.path=data/subjects --config.focus.sees=scene --config.focus.patch_size=4
+      --config.data.path=data/subjects --config.focus.sees=scene --config.focus.patch_size=4 \
+      --config.focus.hidden_dim=96 --config.focus.rope_axes_dim=4,10,10 \
+      --config.training.num_steps=700 --config.training.global_batch_size=32 \
+      --config.evaluation.num_scenes=512
 """
 
 from ml_collections import ConfigDict
