@@ -78,10 +78,10 @@ for name, value in SETTINGS.items():
     os.environ[name.upper()] = str(value)
 # XLA's older emitter of fused loops compiles a small program in half the time. Read when the
 # backend starts, so importing JAX before this line is early enough.
-# Cutting it into parts and LLVM's dearest passes take another eighth.
+# Cutting programs into parts, to be compiled side by side, costs a fifteenth where two processes
+# share two cores already.
 os.environ["XLA_FLAGS"] = (
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    " --xla_llvm_disable_expensive_passes=true"
 )
 
 # Examples are the same at every run, and how long one takes is the machine's affair.
