@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/jax
 # Huge pages for XLA's large CPU buffers: 15 to 20 % of the step (docs/results.md).
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: train test test-long lint clean
+.PHONY: train test test-long lint collected clean
 
 train: .venv/.installed
 	$(BIN)/bokeh-jax data build --source=layered --max-layers=2 --out=$(DATA)
@@ -23,8 +23,15 @@ train: .venv/.installed
 	  --photo="focused near, on the motorcycle=$(RUN)/photo/near.png" \
 	  --photo="focused far, on the wall behind=$(RUN)/photo/far.png"
 
-test: lint
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" --durations=10
+# Pyright takes one core; meanwhile all tests are imported once, which compiles what they import for
+# the workers. Three of those for two cores: some wait for the jobs of several processes.
+test: .venv/.installed-dev
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint collected
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" --durations=10
+
+collected: .venv/.installed-dev
+	@mkdir -p .cache
+	@$(BIN)/pytest --collect-only -q -m "not long" > .cache/collected || { cat .cache/collected; exit 1; }
 
 test-long: .venv/.installed-dev
 	$(BIN)/pytest -m long --durations=10

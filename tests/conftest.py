@@ -11,7 +11,7 @@ import pytest
 
 pytest_plugins = ["tiny_experiment", "random_runs"]
 
-MOST_BYTES_KEPT = 3 << 30
+MOST_BYTES_KEPT = 2 << 30
 # By processor time, those of a quarter of a minute and more. A file stays with one worker, so that
 # what its tests share is made once; the longest go first, so that none is left to one worker at the
 # end.
