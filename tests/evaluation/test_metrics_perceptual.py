@@ -106,7 +106,6 @@ def test_clip_i_is_that_of_transformers(tmp_path, whole):
     np.testing.assert_allclose(metric(TRUTHS, TRUTHS), 1.0, atol=1e-6)
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize("num_scores", [1, 10])
 def test_musiq_is_that_of_torch(tmp_path, num_scores):
     module = randomise(Musiq(width=128, hidden=96, depth=2, num_scores=num_scores), seed=4)

@@ -77,7 +77,6 @@ def test_the_released_network_is_whole_and_small():
     assert f"{network.step:,} steps" in card
 
 
-@pytest.mark.optimised
 def test_the_released_network_mends_what_the_lens_blur_cannot():
     """A photograph of held-out textures, defocused by a known lens, asked for all in focus and for
     its other plane: nearer to the truth than the lens blur that knows the same, at three times the

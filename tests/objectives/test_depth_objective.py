@@ -117,7 +117,6 @@ def test_alignment_forgives_scale_and_zero_and_nothing_else_does():
         assert (abs(run(doubled) - run(params)) < 1e-4) == same
 
 
-@pytest.mark.optimised
 def test_a_tiny_network_learns_which_is_near():
     import optax
 

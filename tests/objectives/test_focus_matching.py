@@ -85,7 +85,7 @@ def test_proposals_are_photographs_at_every_depth_and_lengths_around_the_answers
     keys = jax.random.split(jax.random.key(0), 2)
 
     def of(answer, config):
-        return proposed(answer, scene, disparity, exif, keys, config=config, max_blur_fraction=0.2)
+        return proposed(answer, scene, disparity, exif, keys, config=config, max_blur_fraction=0.12)
 
     made = of(answer, CONFIG)
     np.testing.assert_allclose(made.share, answer.attention, atol=1e-6)
@@ -95,7 +95,7 @@ def test_proposals_are_photographs_at_every_depth_and_lengths_around_the_answers
         exif,
         jnp.repeat(DEPTHS, 2, axis=0),
         jnp.exp2(made.octaves),
-        max_blur_fraction=0.2,
+        max_blur_fraction=0.12,
     )
     np.testing.assert_allclose(made.photograph, 2.0 * expected - 1.0, atol=1e-5)
     z = (made.octaves + 1.0) / CONFIG.proposal_octaves

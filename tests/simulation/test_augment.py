@@ -77,7 +77,6 @@ def test_a_map_of_colors_is_applied_from_in_to_out():
     assert float(dark.min()) == 0
 
 
-@pytest.mark.optimised
 def test_photographs_of_a_recolored_scene_are_recolored_photographs():
     color_map = draw_color_map(
         jax.random.key(3), AugmentConfig(exposure_stops=1.0, white_balance_stops=0.5)
