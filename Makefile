@@ -26,7 +26,7 @@ train: .venv/.installed
 # Pyright takes one core; meanwhile all tests are imported once, which compiles what they import for
 # the workers. Three of those for two cores: some wait for the jobs of several processes.
 test: .venv/.installed-dev
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint collected
+	$(MAKE) --no-print-directory --jobs=2 lint collected
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" --durations=10
 
 collected: .venv/.installed-dev

@@ -17,7 +17,7 @@ r"""Generator, focus transformer and lens learn from photographs with EXIF, with
 All networks are those of their own configs, of which this one repeats the shapes; a run that has
 another is refused. `pretrained.focus` and `pretrained.generator` may be "": they start fresh.
 
-199 of its steps, and what came of them: docs/exif_defocus_matching.md.
+250 of its steps, and what came of them: docs/exif_defocus_matching.md.
 """
 
 from ml_collections import ConfigDict

@@ -18,7 +18,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ from bokeh_jax.evaluation.on_mesh import evaluation_mesh
 from bokeh_jax.evaluation.suite import TaskResult, make_evaluation, summary
 from bokeh_jax.inference.photo_file import Photo, write_photo
 from bokeh_jax.training import checkpoint
-from bokeh_jax.training.board import SummaryWriter
+from bokeh_jax.training.board import own_writer
 from bokeh_jax.training.checkpoint_record import DamagedCheckpoint
 from bokeh_jax.training.frozen import load_network
 from bokeh_jax.training.log import log
@@ -204,13 +203,7 @@ def _write_answers(folder: Path, results: list[TaskResult]) -> dict[str, Any]:
 
 def _write_board(workdir: Path, step: int, scores: dict[str, Any], which: Which) -> None:
     """One point a task and method in TensorBoard."""
-    # The writer names files by the second: a name of its own for each step and process, or two
-    # evaluations within one second are one file, of the later alone.
-    board = SummaryWriter(
-        str(workdir / "tensorboard" / "evaluation" / which.label),
-        flush_secs=20,
-        filename_suffix=f".step-{step}.{os.getpid()}",
-    )
+    board = own_writer(workdir / "tensorboard" / "evaluation" / which.label, f"step-{step}")
     suffix = "" if which.use_ema else "_raw"
     for task, entry in scores.items():
         for kind in ("psnr_db", "stacked_psnr_db"):

@@ -22,6 +22,12 @@ def check_at_least(name: str, value: int, least: int) -> None:
         raise InvalidInput(f"{name} is {value}; allowed: {least} or more")
 
 
+def check_between(name: str, value: float | int, least: float | int, most: float | int) -> None:
+    """Raise InvalidInput where a setting is outside its range; NaN is in none."""
+    if not least <= value <= most:
+        raise InvalidInput(f"{name} is {value}; allowed: {least:g} to {most:g}")
+
+
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise InvalidInput where a setting is not one of its names."""
     if value not in allowed:

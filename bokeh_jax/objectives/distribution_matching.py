@@ -80,6 +80,7 @@ from bokeh_jax.objectives.generate import (
 )
 from bokeh_jax.objectives.lens_chain import Taken, asked_depth, photographs_made
 from bokeh_jax.objectives.matching_config import MatchingConfig, Networks
+from bokeh_jax.objectives.mirror import mirrored
 from bokeh_jax.optics import Exif
 from bokeh_jax.simulation import SimulationConfig
 
@@ -124,18 +125,15 @@ def distribution_matching_loss(
         of a lens that is given up.
     """
 
-    def stream(index: int) -> Key[Array, " b"]:
-        return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-
-    batch = _mirrored(batch, stream(6), simulation.augment.flip_rate)
-    taken = photographs_made(params, batch, stream(0), networks=networks, matching=matching)
+    batch = mirrored(batch, _stream(keys, 6), simulation.augment.flip_rate)
+    taken = photographs_made(params, batch, _stream(keys, 0), networks=networks, matching=matching)
     match = fake = error = jnp.float32(0.0)
     if matching.score_weight:
         match, fake, error = score_losses(
-            params, batch, taken, stream(1), networks=networks, matching=matching
+            params, batch, taken, _stream(keys, 1), networks=networks, matching=matching
         )
     head, adversarial, focus = head_losses(
-        params, batch, taken, stream(7), networks=networks, matching=matching
+        params, batch, taken, _stream(keys, 7), networks=networks, matching=matching
     )
     judged = matching.score_weight * match + matching.adversarial_weight * adversarial
     judged += matching.focus.weight * focus
@@ -165,11 +163,8 @@ def score_losses(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """(L_match, L_fake, mean ‖x̂_fake − X‖²), by (5) to (8); arguments as of `head_losses`."""
 
-    def stream(index: int) -> Key[Array, " b"]:
-        return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-
     still = jax.lax.stop_gradient(params)
-    deep = jax.vmap(lambda key: jax.random.bernoulli(key, matching.deep_rate))(stream(0))
+    deep = jax.vmap(lambda key: jax.random.bernoulli(key, matching.deep_rate))(_stream(keys, 0))
     camera = jnp.where(deep[:, None], deep_camera(batch[CAMERA], matching), batch[CAMERA])
     shown = jnp.where(deep[:, None, None, None], taken.scene, taken.photograph)
     x = encode(networks.codec, still, shown)
@@ -178,10 +173,10 @@ def score_losses(
         x,
         score(still[TEACHER], asked, networks=networks, guidance=matching.teacher_guidance),
         score(still[FAKE], asked, networks=networks),
-        drawn_times(stream(1), matching),
-        _noise(stream(2), x),
+        drawn_times(_stream(keys, 1), matching),
+        _noise(_stream(keys, 2), x),
     )
-    times, noise = drawn_times(stream(3), matching), _noise(stream(4), x)
+    times, noise = drawn_times(_stream(keys, 3), matching), _noise(_stream(keys, 4), x)
     return match, *fake_loss(params[FAKE], x, asked, times, noise, networks)
 
 
@@ -273,9 +268,6 @@ def head_losses(
     if not (matching.adversarial_weight or matching.focus.weight):
         return jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0)
 
-    def stream(index: int) -> Key[Array, " b"]:
-        return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-
     exif, still = Exif.from_fields(batch[CAMERA]), jax.lax.stop_gradient
 
     def depths_of(photographs: Float[Array, "b k h w 3"]) -> Float[Array, "b k h w"]:
@@ -287,7 +279,7 @@ def head_losses(
 
     def logits(params: PyTree, photographs: Array, index: int) -> Float[Array, "b k"]:
         depths = depths_of(photographs)
-        return head_logits(params, photographs, depths, exif, stream(index), networks.head)
+        return head_logits(params, photographs, depths, exif, _stream(keys, index), networks.head)
 
     # A is not to become what the transformer is sure of.
     scene, disparity = still((0.5 * (taken.scene + 1.0), taken.disparity))
@@ -297,7 +289,7 @@ def head_losses(
         scene,
         disparity,
         exif,
-        stream(0),
+        _stream(keys, 0),
         config=matching.focus,
         max_blur_fraction=matching.max_blur_fraction,
     )
@@ -312,26 +304,15 @@ def head_losses(
     return head, adversarial, focus
 
 
-def _mirrored(batch: dict[str, Any], keys: Key[Array, " b"], rate: float) -> dict[str, Any]:
-    """Photographs, and what else there is of their scenes, some of them in a mirror."""
-    if not rate:
-        return batch
-    flipped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
-
-    def flip(images: Array) -> Array:
-        shape = (-1, *(1,) * (images.ndim - 1))
-        return jnp.where(flipped.reshape(shape), images[:, :, ::-1], images)
-
-    seen = {
-        name: flip(batch[name]) for name in ("photograph", "image", "disparity") if name in batch
-    }
-    return batch | seen
-
-
 def drawn_times(keys: Key[Array, " b"], matching: MatchingConfig) -> Float[Array, " b"]:
     """Times, not nearer to 0 and 1 than 0.02."""
     drawn = jax.vmap(lambda key: diffusion.sample_time(matching.time, key))(keys)
     return _LEAST_TIME + (1.0 - 2.0 * _LEAST_TIME) * drawn
+
+
+def _stream(keys: Key[Array, " b"], index: int) -> Key[Array, " b"]:
+    """One of each example's independent streams of draws."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
 
 def _noise(keys: Key[Array, " b"], like: Float[Array, "b *d"]) -> Float[Array, "b *d"]:

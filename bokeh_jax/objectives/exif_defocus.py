@@ -44,8 +44,9 @@ from jaxtyping import Array, Float, Key
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import focus_transformer
-from bokeh_jax.models.config import check_at_least, check_choice
+from bokeh_jax.models.config import check_at_least, check_between, check_choice
 from bokeh_jax.models.focus_transformer import FOCUS, FocusAnswer, FocusConfig
+from bokeh_jax.objectives.mirror import mirrored
 from bokeh_jax.optics import Exif, linear_to_srgb, render_defocus, srgb_to_linear
 
 Form = Literal["likelihood", "expected", "mean"]
@@ -82,12 +83,8 @@ class ExifObjectiveConfig:
         check_at_least("num_candidates", self.num_candidates, 2)
         if not 0 < self.temperature <= 10:
             raise InvalidInput(f"temperature is {self.temperature}; allowed: above 0, up to 10")
-        if not 0.005 <= self.max_blur_fraction <= 0.5:
-            raise InvalidInput(
-                f"max_blur_fraction is {self.max_blur_fraction}; allowed: 0.005 to 0.5"
-            )
-        if not 0 <= self.flip_rate <= 1:
-            raise InvalidInput(f"flip_rate is {self.flip_rate}; allowed: 0 to 1")
+        check_between("max_blur_fraction", self.max_blur_fraction, 0.005, 0.5)
+        check_between("flip_rate", self.flip_rate, 0, 1)
 
 
 def exif_defocus_loss(
@@ -112,8 +109,7 @@ def exif_defocus_loss(
         (loss, parts): with the loss the mean error at the answered focus or of the candidates,
         `uncertainty`, and mean and deviation of log₂ σ.
     """
-    flipped = jax.vmap(lambda key: jax.random.bernoulli(key, objective.flip_rate))(keys)
-    image, photograph, disparity, exif = scenes_of(batch, flipped)
+    image, photograph, disparity, exif = scenes_of(mirrored(batch, keys, objective.flip_rate))
     answer = answer_of(params, image, photograph, disparity, exif, model=model)
     draws = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     loss, parts = reconstruction(
@@ -130,24 +126,18 @@ def exif_defocus_loss(
 
 
 def scenes_of(
-    batch: dict[str, Any], flipped: Array | None = None
+    batch: dict[str, Any],
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"], Float[Array, "b h w"], Exif]:
     """Image, photograph (sRGB-encoded, [0, 1]), disparity and EXIF of a batch.
 
     Args:
         batch: as `exif_defocus_loss` takes it.
-        flipped: bool [b], which of the scenes are mirrored; None for none.
     """
-    arrays = (
-        batch["image"].astype(jnp.float32) / 255.0,
-        batch["photograph"].astype(jnp.float32) / 255.0,
-        batch["disparity"].astype(jnp.float32)[..., None] / _DISPARITY_ONE,
+    image, photograph = (
+        batch[name].astype(jnp.float32) / 255.0 for name in ("image", "photograph")
     )
-    if flipped is not None:
-        mirror = flipped[:, None, None, None]
-        arrays = tuple(jnp.where(mirror, array[:, :, ::-1], array) for array in arrays)
-    image, photograph, disparity = arrays
-    return image, photograph, disparity[..., 0], Exif.from_fields(batch["camera"])
+    disparity = batch["disparity"].astype(jnp.float32) / _DISPARITY_ONE
+    return image, photograph, disparity, Exif.from_fields(batch["camera"])
 
 
 def answer_of(

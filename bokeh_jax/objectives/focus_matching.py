@@ -36,8 +36,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bokeh_jax.errors import InvalidInput
-from bokeh_jax.models.config import check_at_least
+from bokeh_jax.models.config import check_at_least, check_between
 from bokeh_jax.models.focus_transformer import FocusAnswer
 from bokeh_jax.models.photo_head import HeadConfig, realness
 from bokeh_jax.objectives.exif_defocus import candidates, lens_photographs, shared_out
@@ -67,8 +66,7 @@ class FocusMatchingConfig:
     def __post_init__(self) -> None:
         check_at_least("num_proposals", self.num_proposals, 2)
         for name, low, high in (("weight", 0.0, 10.0), ("proposal_octaves", 0.05, 3.0)):
-            if not low <= getattr(self, name) <= high:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; allowed: {low:g} to {high:g}")
+            check_between(name, getattr(self, name), low, high)
 
 
 class Proposed(NamedTuple):
@@ -127,7 +125,16 @@ def head_logits(
     keys: Key[Array, " b"],
     config: HeadConfig,
 ) -> Float[Array, "b k"]:
-    """H of several photographs by each camera, each under a little noise of its own."""
+    """H of several photographs by each camera, each under a little noise of its own.
+
+    Args:
+        params: the head's.
+        photographs: in the models' range.
+        disparity: of each, as the head is told it.
+        exif: of the cameras.
+        keys: one a camera, of the noise.
+        config: of the head.
+    """
     batch, count = photographs.shape[:2]
     noise = jax.vmap(lambda key: jax.random.normal(key, photographs.shape[1:]))(keys)
     flat = (photographs + HEAD_NOISE * noise).reshape(-1, *photographs.shape[2:])

@@ -36,9 +36,10 @@ from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig, TextOnly
 from bokeh_jax.models.byte_text import ByteTextConfig, encode_prompts
 from bokeh_jax.models.codec import decode, encode
-from bokeh_jax.models.config import check_choice
+from bokeh_jax.models.config import check_between, check_choice
 from bokeh_jax.models.exif_tokens import EXIF_TOKENS, exif_tokens
 from bokeh_jax.objectives.conditions import to_model_range
+from bokeh_jax.objectives.mirror import mirrored
 from bokeh_jax.objectives.refocus import PIXELS, psnr_db
 from bokeh_jax.optics import Exif
 from bokeh_jax.simulation import SimulationConfig, draw_scenes
@@ -92,8 +93,7 @@ class GenerationConfig:
         if not 0.0 < self.least_time <= 1.0:
             raise InvalidInput(f"least_time is {self.least_time}; allowed: above 0, up to 1")
         for name in ("text_dropout_rate", "exif_dropout_rate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; allowed: 0 to 1")
+            check_between(name, getattr(self, name), 0, 1)
         if self.exif_tokens and self.images != "photographs":
             raise InvalidInput(
                 f"exif_tokens is true with images={self.images!r}; allowed: 'photographs', as what "
@@ -120,10 +120,8 @@ def photographs_taken(
 
     Nothing else of a scene is read: neither its view without a lens nor its disparity.
     """
-    images = to_model_range_of_bytes(batch[PHOTOGRAPH])
-    rate = simulation.augment.flip_rate
-    mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
-    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    seen = mirrored({PHOTOGRAPH: batch[PHOTOGRAPH]}, keys, simulation.augment.flip_rate)
+    return to_model_range_of_bytes(seen[PHOTOGRAPH])
 
 
 def to_model_range_of_bytes(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

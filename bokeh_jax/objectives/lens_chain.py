@@ -29,6 +29,8 @@ from bokeh_jax.optics import Exif
 PyTree = Any
 # Of n: a depth network whose answer varies by less of its value sees no depth.
 _LEAST_SPREAD = 1e-3
+# Of draws: beyond those of the steps and of their number, up to 4 each.
+_DEPTH_STREAM = 99
 
 
 class Taken(NamedTuple):
@@ -69,7 +71,7 @@ def photographs_made(
         scene = made_scenes(
             params, batch, keys, size, networks=networks, matching=matching, in_use=in_use
         )
-    choices = None if in_use else jax.vmap(lambda key: jax.random.fold_in(key, 99))(keys)
+    choices = None if in_use else jax.vmap(lambda key: jax.random.fold_in(key, _DEPTH_STREAM))(keys)
     return through_the_lens(
         params, scene, exif, disparity, choices, networks=networks, matching=matching
     )
@@ -132,8 +134,14 @@ def through_the_lens(
 ) -> Taken:
     """Equations (2) to (4) of scenes A; differentiable in A and σ.
 
-    `disparity` is d where it is known, and D is not asked. `keys` draw δ; without them it is the
-    likeliest depth, as in use.
+    Args:
+        params: the network's.
+        scene: A, in the models' range.
+        exif: e.
+        disparity: d where it is known; D is not asked then.
+        keys: one a scene, draw δ; without them it is the likeliest depth, as in use.
+        networks: of the parameters.
+        matching: settings.
     """
     encoded = 0.5 * (scene + 1.0)
     if disparity is None:

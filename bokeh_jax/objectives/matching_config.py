@@ -7,7 +7,7 @@ from bokeh_jax import diffusion
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models import CodecConfig, RefocusConfig
 from bokeh_jax.models.byte_text import ByteTextConfig
-from bokeh_jax.models.config import check_at_least, check_choice
+from bokeh_jax.models.config import check_at_least, check_between, check_choice
 from bokeh_jax.models.depth_config import DepthConfig
 from bokeh_jax.models.focus_transformer import FocusConfig
 from bokeh_jax.models.photo_head import HeadConfig
@@ -57,8 +57,7 @@ class MatchingConfig:
 
     def __post_init__(self) -> None:
         check_choice("scenes", self.scenes, SCENES)
-        if not 1 <= self.num_steps <= 4:
-            raise InvalidInput(f"num_steps is {self.num_steps}; allowed: 1 to 4")
+        check_between("num_steps", self.num_steps, 1, 4)
         check_at_least("fake_updates", self.fake_updates, 1)
         ranges = {
             "teacher_guidance": (0.0, 20.0),
@@ -69,8 +68,7 @@ class MatchingConfig:
             "max_blur_fraction": (0.005, 0.5),
         }
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; allowed: {low:g} to {high:g}")
+            check_between(name, getattr(self, name), low, high)
         if not (self.score_weight or self.adversarial_weight or self.focus.weight):
             raise InvalidInput(
                 "score_weight, adversarial_weight and focus.weight are all 0; allowed: one above 0"

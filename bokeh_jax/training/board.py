@@ -5,9 +5,11 @@ every start, and memory on every host, for a library that nothing here uses. It 
 there is none, so while it is imported there is none.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -27,4 +29,17 @@ def _hidden(name: str) -> Iterator[None]:
 with _hidden("torch"):
     from tensorboardX import SummaryWriter
 
-__all__ = ["SummaryWriter"]
+
+def own_writer(folder: os.PathLike[str] | str, name: str, **options: Any) -> SummaryWriter:
+    """A writer with a file of its own.
+
+    tensorboardX names files by the second: two writers of one folder that are opened within one
+    are one file, with the points of the later alone.
+
+    Args:
+        folder: of the event files.
+        name: what no other writer of this process has in this folder.
+        **options: of `SummaryWriter`.
+    """
+    suffix = f".{name}.{os.getpid()}"
+    return SummaryWriter(str(folder), filename_suffix=suffix, flush_secs=20, **options)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from bokeh_jax.training.board import SummaryWriter
+from bokeh_jax.training.board import SummaryWriter, own_writer
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -68,7 +68,8 @@ def open_writer(workdir: Path, first_step: int) -> MetricWriter:
     and are dropped, so every step stands once."""
     path = workdir / METRICS_FILE
     trimmed_lines(path, lambda line: line["step"] <= first_step)
-    board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1, flush_secs=20)
+    purged = first_step + 1
+    board = own_writer(workdir / "tensorboard", f"from-{purged}", purge_step=purged)
     return MetricWriter(path=path, board=board)
 
 

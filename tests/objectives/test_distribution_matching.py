@@ -133,6 +133,32 @@ def test_given_scenes_are_those_of_the_dataset_and_train_the_focus_alone(config,
     assert moved(gradients) == {"focus"}
 
 
+def test_a_mirrored_batch_is_the_same_to_a_run_that_mirrors(config, params, batch):
+    settings = dataclasses.replace(
+        config.matching, scenes="given", score_weight=0.0, adversarial_weight=0.0
+    )
+    rng = np.random.default_rng(1)
+    size = (BATCH, SIDE_PX, SIDE_PX)
+    given = batch | {
+        "image": rng.integers(0, 256, (*size, 3)).astype(np.uint8),
+        "disparity": rng.integers(0, 65536, size).astype(np.uint16),
+    }
+    turned = {name: np.asarray(given[name])[:, :, ::-1] for name in ("image", "disparity")}
+    turned |= {"photograph": np.asarray(given["photograph"])[:, :, ::-1]}
+    keys = jax.random.split(jax.random.key(3), BATCH)
+
+    def parts(batch, flip_rate):
+        augment = dataclasses.replace(config.simulation.augment, flip_rate=flip_rate)
+        simulation = dataclasses.replace(config.simulation, augment=augment)
+        asked = dataclasses.replace(config, matching=settings, simulation=simulation)
+        return jax.jit(loss_of(asked))(params, batch, keys)[1]
+
+    ours, theirs, other = parts(given, 0.0), parts(given | turned, 1.0), parts(given | turned, 0.0)
+    for name, value in ours.items():
+        np.testing.assert_allclose(theirs[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert abs(float(other["focus_loss"] - ours["focus_loss"])) > 1e-5
+
+
 def test_without_scores_the_head_alone_moves_the_generator(config, params, batch, made):
     """Nothing of teacher and fake score is in the program: it runs without their parameters."""
     settings = dataclasses.replace(config.matching, score_weight=0.0, adversarial_weight=3.0)

@@ -7,9 +7,10 @@ import pytest
 
 from bokeh_jax.errors import InvalidInput
 from bokeh_jax.models.focus_transformer import FocusAnswer
-from bokeh_jax.models.photo_head import HeadConfig, init_params
+from bokeh_jax.models.photo_head import HeadConfig, init_params, realness
 from bokeh_jax.objectives.exif_defocus import lens_photographs
 from bokeh_jax.objectives.focus_matching import (
+    HEAD_NOISE,
     FocusMatchingConfig,
     Proposed,
     focus_loss,
@@ -140,6 +141,25 @@ def test_the_head_learns_where_photographs_are_sharp():
     swapped = jnp.roll(real, SIDE_PX // 2, axis=1)
     assert float(jnp.mean(logits(params, real, 7) > 0)) > 0.9
     assert float(jnp.mean(logits(params, swapped, 8) < 0)) > 0.9
+
+
+def test_each_photograph_is_judged_with_its_own_camera_under_its_own_noise():
+    config = HeadConfig(width=4, num_levels=1)
+    fresh = init_params(config, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.05, fresh)
+    rng = np.random.default_rng(2)
+    photographs = jnp.asarray(rng.uniform(-1, 1, (2, 3, 8, 8, 3)).astype(np.float32))
+    disparity = jnp.asarray(rng.random((2, 3, 8, 8), dtype=np.float32))
+    fields = jnp.asarray([[50.0, 50.0, 1.4], [24.0, 35.0, 8.0]])
+    keys = jax.random.split(jax.random.key(1), 2)
+    found = head_logits(params, photographs, disparity, Exif.from_fields(fields), keys, config)
+    for row, key in enumerate(keys):
+        noise = jax.random.normal(key, photographs.shape[1:])
+        own = Exif.from_fields(jnp.repeat(fields[row : row + 1], 3, axis=0))
+        seen = photographs[row] + HEAD_NOISE * noise
+        expected = realness(config, params, seen, disparity[row], own)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
+    assert len(np.unique(np.round(np.asarray(found), 3))) == 6
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from board_points import points_of
 
+from bokeh_jax.training.board import own_writer
 from bokeh_jax.training.progress import describe, make_reporter
 from bokeh_jax.training.writers import METRICS_FILE, open_writer, read_metrics
 
@@ -46,6 +48,15 @@ def test_a_resumed_run_drops_what_it_will_repeat_and_a_line_cut_short(tmp_path):
     writer.scalars(3, {"loss": 30.0})
     writer.close()
     assert [line["loss"] for line in read_metrics(tmp_path / METRICS_FILE)] == [1.0, 2.0, 30.0]
+
+
+def test_writers_of_one_second_keep_their_points_apart(tmp_path):
+    time.sleep(1.0 - time.time() % 1.0)  # The names are of the second: both within this one.
+    for step in (3, 7):
+        board = own_writer(tmp_path, f"step-{step}")
+        board.add_scalar("loss", float(step), step)
+        board.close()
+    assert sorted(points_of(tmp_path)) == [(3, "loss", 3.0), (7, "loss", 7.0)]
 
 
 def test_a_line_shows_mfu_or_else_tflops(capsys):
